@@ -1,0 +1,151 @@
+//! Every bound and every default of Althing, in one place. `--help` and the documentation quote these.
+
+use std::time::Duration;
+
+/// The longest key a driver is handed, in bytes.
+pub const KEY_BYTES_MAX: usize = 4096;
+/// The longest name a user gives to a group, a member or a policy, in bytes. Two of them, escaped, fit a key.
+pub const NAME_BYTES_MAX: usize = 512;
+/// The largest value of a record, in bytes; a backend may allow less.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
+/// The most records on one page of a listing.
+pub const PAGE_RECORDS_MAX: u32 = 1000;
+/// The most bytes of values on one page, unless the first record alone is larger.
+pub const PAGE_BYTES_MAX: usize = 4 << 20;
+/// The most keys one transaction guards and writes; a backend may allow less.
+pub const TXN_KEYS_MAX: u32 = 64;
+/// How many changes a driver keeps for watchers that lag; who lags further gets a resync.
+pub const HISTORY_CHANGES_MAX: usize = 16_384;
+/// How many bytes of values those changes may hold in the memory of a host.
+pub const HISTORY_BYTES_MAX: usize = 64 << 20;
+/// The most changes in one delta, unless one commit alone has more.
+pub const DELTA_CHANGES_MAX: usize = 1024;
+
+/// The lease a host asks for.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(10);
+/// The shortest lease a host may be configured with.
+pub const LEASE_MIN: Duration = Duration::from_millis(500);
+/// The longest lease a host may be configured with.
+pub const LEASE_MAX: Duration = Duration::from_secs(300);
+/// A session is renewed this many times per lease.
+pub const RENEWALS_PER_LEASE: u32 = 3;
+/// The least time between our deadline and the store's.
+pub const LEASE_GUARD_MIN: Duration = Duration::from_millis(50);
+/// The share of a lease between our deadline and the store's.
+pub const LEASE_GUARD_SHARE: f64 = 0.05;
+/// The rate at which two clocks may drift apart.
+pub const CLOCK_DRIFT: f64 = 0.001;
+
+/// How long one call of a driver may take.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(2);
+/// How often a read, or a write known not to have landed, is tried in all.
+pub const CALL_TRIES: u32 = 3;
+/// The pause before the second try; doubled for each further one.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// The lease of a client's session where it asks for none.
+pub const CLIENT_TTL_DEFAULT: Duration = Duration::from_secs(15);
+/// The shortest lease of a client's session.
+pub const CLIENT_TTL_MIN: Duration = Duration::from_millis(500);
+/// The longest lease of a client's session.
+pub const CLIENT_TTL_MAX: Duration = Duration::from_secs(3600);
+/// The most client sessions on one host.
+pub const CLIENT_SESSIONS_MAX: usize = 20_000;
+/// The most members one client session holds.
+pub const SESSION_MEMBERS_MAX: usize = 16_384;
+
+/// The most members of one group.
+pub const GROUP_MEMBERS_MAX: usize = 16_384;
+/// The most bytes of a member's metadata, names and values together.
+pub const METADATA_BYTES_MAX: usize = 64 << 10;
+/// The most entries of a member's metadata.
+pub const METADATA_ENTRIES_MAX: usize = 128;
+/// Events a subscriber may lag behind before it is given a resync.
+pub const SUBSCRIBER_EVENTS_MAX: usize = 1024;
+/// How often a transaction that conflicted is made anew from fresh reads.
+pub const CONFLICT_TRIES: u32 = 16;
+
+/// How long each better-ranked candidate has to claim a vacant group before the next one may.
+pub const CLAIM_WINDOW: Duration = Duration::from_millis(500);
+/// How long a candidate that let its turn pass is passed over.
+pub const PASSED_BACKOFF: Duration = Duration::from_secs(30);
+/// How long a nominee has to accept, and then to claim.
+pub const HANDOVER_WINDOW: Duration = Duration::from_secs(2);
+/// How long a leader leads at least before a rule may move the leadership.
+pub const TENURE_MIN: Duration = Duration::from_secs(1);
+/// The most voluntary moves of leadership in a group within a minute.
+pub const MOVES_PER_MINUTE_MAX: u32 = 12;
+/// The most candidates a rule may rank.
+pub const RANKED_MAX: usize = 8;
+/// The longest reason a rule may give, in bytes; longer ones are cut.
+pub const REASON_BYTES_MAX: usize = 512;
+/// The soonest a rule may ask to be called again.
+pub const REVISIT_MIN: Duration = Duration::from_millis(100);
+/// The latest a rule may ask to be called again.
+pub const REVISIT_MAX: Duration = Duration::from_secs(3600);
+/// Decisions kept in memory per group.
+pub const DECISIONS_KEPT_MAX: usize = 256;
+/// Bytes of decisions in one file on disk before it is turned over; one former file is kept.
+pub const AUDIT_FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// The largest packed bundle, in bytes.
+pub const BUNDLE_BYTES_MAX: usize = 32 << 20;
+/// The most files in a bundle.
+pub const BUNDLE_FILES_MAX: usize = 256;
+/// The size of the chunks in which artefacts lie in the backend, in bytes.
+pub const CHUNK_BYTES: usize = 256 << 10;
+/// The most former bindings a group remembers for a rollback.
+pub const BINDINGS_KEPT_MAX: usize = 8;
+/// The most upload jobs a host remembers.
+pub const JOBS_KEPT_MAX: usize = 64;
+
+/// The guest CPU time of one call where a bundle asks for none.
+pub const GUEST_CPU_DEFAULT: Duration = Duration::from_millis(20);
+/// The most guest CPU time a bundle may ask for.
+pub const GUEST_CPU_MAX: Duration = Duration::from_secs(2);
+/// The guest memory of one call where a bundle asks for none, in MiB.
+pub const GUEST_MEMORY_MIB_DEFAULT: u32 = 16;
+/// The most guest memory a bundle may ask for, in MiB.
+pub const GUEST_MEMORY_MIB_MAX: u32 = 64;
+/// How much longer than its CPU time a call may take on the wall before it is dropped.
+pub const GUEST_WALL_FACTOR: u32 = 10;
+/// The most entries of all tables of one call.
+pub const GUEST_TABLE_ENTRIES_MAX: usize = 100_000;
+/// Bytes a guest may make the host lift in one call.
+pub const GUEST_HOSTCALL_FUEL: usize = 4 << 20;
+/// The most log lines of one call; further ones are counted, not kept.
+pub const GUEST_LOG_LINES_MAX: usize = 64;
+/// The longest log line, in bytes; longer ones are cut.
+pub const GUEST_LOG_LINE_BYTES_MAX: usize = 1024;
+/// How often the engine's clock ticks.
+pub const EPOCH_TICK: Duration = Duration::from_millis(5);
+/// Guest calls at once; further ones wait.
+pub const GUEST_CALLS_MAX: usize = 64;
+
+/// Requests a host answers at once; further ones are refused.
+pub const REQUESTS_MAX: usize = 4096;
+/// Connections a host keeps open at once.
+pub const CONNECTIONS_MAX: usize = 8192;
+/// The largest request body other than a bundle, in bytes.
+pub const BODY_BYTES_MAX: usize = 1 << 20;
+/// How often a silent event stream says that it lives.
+pub const STREAM_BEAT: Duration = Duration::from_secs(5);
+/// How long a client may take to send the head of a request.
+pub const REQUEST_HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a host that ends waits for the requests it is answering.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+/// The longest that one look at an upload job waits for it.
+pub const JOB_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long a client waits for an answer, beyond what it asked the host to wait.
+pub const CLIENT_CALL_DEADLINE: Duration = Duration::from_secs(10);
+/// The largest answer, or event, that a client reads, in bytes.
+pub const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// How many decisions are shown where nobody says how many.
+pub const DECISIONS_SHOWN_DEFAULT: usize = 20;
+
+const _: () = assert!(CHUNK_BYTES < VALUE_BYTES_MAX);
+const _: () = assert!(METADATA_BYTES_MAX * 4 < VALUE_BYTES_MAX);
+const _: () = assert!(NAME_BYTES_MAX * 2 * 3 < KEY_BYTES_MAX);
+const _: () = assert!(RENEWALS_PER_LEASE >= 2);
+const _: () = assert!(DELTA_CHANGES_MAX < HISTORY_CHANGES_MAX);
+const _: () = assert!(ANSWER_BYTES_MAX > BUNDLE_BYTES_MAX);
