@@ -1,0 +1,68 @@
+-- Takes the namespace into use, once for each connection and whenever a script answered -2.
+--
+-- ARGV: layout version, a new incarnation, the server's run id ('' if unknown), '1' if it keeps all it
+-- acknowledged over a restart, the incarnation the driver knew ('' if none), the highest revision it saw.
+-- The store was lost or set back when it has no format record, when a server that may forget was restarted,
+-- or when the counter is below what this incarnation already showed. Then every session is gone, the
+-- incarnation is new, and the counter goes on above everything seen and above the microseconds since 1970, so
+-- that tokens rise even for a driver that saw nothing: no server commits a million times per second.
+local call = redis.call
+local META, RECORD, NAME, SESSION, OWNED, LOG = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local version, fresh, run, durable, known, seen = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+-- First of all, and for nothing else, so that a user who may not publish is told before anything is written.
+call('PUBLISH', LOG, '0')
+local time = call('TIME')
+local floor = time[1] * 1000000 + time[2]
+
+local function begin(revision)
+  local start = string.format('%.0f', revision)
+  call('HSET', META, 'format', version, 'incarnation', fresh, 'run', run,
+    'revision', start, 'base', start, 'bytes', '0')
+  call('PUBLISH', LOG, start)
+  return {1, revision, fresh}
+end
+
+local kind = call('TYPE', META).ok
+if kind == 'none' then
+  if call('EXISTS', RECORD, NAME, SESSION, OWNED, LOG) > 0 then
+    return {-3, 0, 'records without a format record'}
+  end
+  return begin(math.max(seen + 1, floor))
+end
+if kind ~= 'hash' then
+  return {-3, 0, 'a ' .. kind .. ' where the format record belongs'}
+end
+local meta = call('HMGET', META, 'format', 'incarnation', 'revision', 'run')
+if meta[1] ~= version then
+  return {-3, 0, meta[1] and ('layout version ' .. meta[1]) or 'a foreign hash'}
+end
+
+local revision = tonumber(meta[3])
+local restarted = run ~= '' and meta[4] ~= '' and meta[4] ~= run
+if (restarted and durable == '0') or (known == meta[2] and revision < seen) then
+  local owned
+  repeat
+    owned = call('ZRANGE', OWNED, 0, 499)
+    if #owned > 0 then
+      local keys = {}
+      for index, member in ipairs(owned) do
+        keys[index] = string.sub(member, 34)
+      end
+      call('HDEL', RECORD, unpack(keys))
+      call('ZREM', NAME, unpack(keys))
+      call('ZREM', OWNED, unpack(owned))
+    end
+  until #owned < 500
+  call('DEL', SESSION, LOG)
+  return begin(math.max(revision, seen, floor) + 1)
+end
+
+-- Another driver adopted it before us: its sessions live, only the counter must pass what we saw.
+if revision < seen then
+  revision = seen
+  call('HSET', META, 'revision', string.format('%.0f', revision))
+end
+if run ~= '' and run ~= meta[4] then
+  call('HSET', META, 'run', run)
+end
+return {1, revision, meta[2]}

@@ -1,0 +1,2 @@
+-- ARGV: key.
+return finish({1, revision, call('HGET', RECORD, ARGV[3])})

@@ -1,0 +1,378 @@
+//! What a real server does to us: it dies, forgets, stops, refuses, or is not what it should be.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test: what it does not expect ends it"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use althing_core::{
+    Cause, Change, Delta, Driver, Effect, Error, Guard, Key, Kind, Level, OsChance, Record, Result, Revision,
+    SystemClock, Txn, Watch,
+};
+use althing_driver_redis::Redis;
+use althing_test_servers::{Redis as Server, RedisOptions, available};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+const LEASE: Duration = Duration::from_secs(30);
+
+async fn connect(url: &str) -> Result<Redis> {
+    Redis::connect(&url.parse()?, Arc::new(SystemClock), Arc::new(OsChance)).await
+}
+
+async fn put(driver: &Redis, key: &str, value: &str) -> Result<Revision> {
+    let txn = Txn::new().put(key.into(), value.to_owned());
+    driver.commit(txn).await.map(|committed| committed.revision)
+}
+
+async fn value(driver: &Redis, key: &str) -> Option<String> {
+    let record = driver.get(&key.into()).await.unwrap();
+    record.map(|record| String::from_utf8(record.value.to_vec()).unwrap())
+}
+
+fn is_outage(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unavailable | Kind::Timeout)
+}
+
+/// Calls until it does not fail for want of a server.
+async fn insist<T>(call: impl AsyncFn() -> Result<T>) -> Result<T> {
+    loop {
+        match call().await {
+            Err(error) if is_outage(&error) => tokio::task::yield_now().await,
+            done => return done,
+        }
+    }
+}
+
+/// Waits for the next delta over an outage.
+async fn next(watch: &mut dyn Watch) -> Delta {
+    loop {
+        match watch.next().await {
+            Ok(delta) => return delta,
+            Err(error) => assert!(is_outage(&error), "{error}"),
+        }
+    }
+}
+
+async fn next_changes(watch: &mut dyn Watch) -> Vec<Change> {
+    match next(watch).await {
+        Delta::Changes { changes, .. } => changes,
+        resync => panic!("a resync where nothing was lost: {resync:?}"),
+    }
+}
+
+#[track_caller]
+fn check_error(error: &Error, kind: Kind, effect: Effect) {
+    assert_eq!((error.kind(), error.effect()), (kind, effect), "{error}");
+}
+
+/// Binds a record to a session, watches, loses the store by `lose`, and checks that all of it is told.
+async fn check_loss_is_told(lose: impl AsyncFnOnce(&mut Server)) {
+    let Some(mut server) = Server::start(RedisOptions::default()).await else { return };
+    let driver = connect(&server.url("loss")).await.unwrap();
+    let session = driver.open(LEASE).await.unwrap().id;
+    driver.commit(Txn::new().put_owned("mine".into(), "1", session)).await.unwrap();
+    let before = put(&driver, "kept", "1").await.unwrap();
+    let mut watch = driver.watch(&Key::default(), before).await.unwrap();
+    lose(&mut server).await;
+
+    let error = insist(async || driver.renew(session).await).await.unwrap_err();
+    check_error(&error, Kind::SessionLost, Effect::None);
+    let error = driver.commit(Txn::new().put_owned("mine".into(), "2", session)).await.unwrap_err();
+    check_error(&error, Kind::SessionLost, Effect::None);
+    driver.close(session).await.unwrap();
+    assert_eq!(value(&driver, "mine").await, None);
+
+    let Delta::Resync { records, revision } = next(&mut *watch).await else { panic!("loss was hidden") };
+    assert!(records.iter().all(|record: &Record| record.session.is_none()), "{records:?}");
+    assert!(revision > before, "{revision:?} after {before:?}");
+    let after = put(&driver, "kept", "2").await.unwrap();
+    assert!(after > revision, "{after:?} after {revision:?}");
+    let changes = next_changes(&mut *watch).await;
+    assert_eq!(changes.iter().map(Change::revision).collect::<Vec<_>>(), [after]);
+}
+
+#[tokio::test]
+async fn tells_that_a_restart_without_a_file_lost_everything() {
+    check_loss_is_told(async |server| server.restart().await).await;
+}
+
+#[tokio::test]
+async fn tells_that_a_restart_from_an_old_snapshot_set_the_store_back() {
+    check_loss_is_told(async |server| {
+        assert_eq!(server.command(&["SAVE"]), "+OK");
+        server.restart().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tells_that_a_running_server_was_flushed() {
+    check_loss_is_told(async |server| assert_eq!(server.command(&["FLUSHALL"]), "+OK")).await;
+}
+
+#[tokio::test]
+async fn tells_that_the_counter_was_set_back_under_a_running_server() {
+    check_loss_is_told(async |server| {
+        assert_eq!(server.command(&["HSET", "{loss}:meta", "revision", "5"]), ":0");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tokens_rise_over_a_loss_even_for_a_host_that_saw_none() {
+    let Some(mut server) = Server::start(RedisOptions::default()).await else { return };
+    let first = connect(&server.url("n")).await.unwrap();
+    let before = put(&first, "a", "1").await.unwrap();
+    drop(first);
+    server.restart().await;
+    let second = connect(&server.url("n")).await.unwrap();
+    let after = put(&second, "a", "1").await.unwrap();
+    assert!(after > before, "{after:?} after {before:?}");
+}
+
+#[tokio::test]
+async fn a_host_that_comes_back_late_ends_no_session_of_those_before_and_is_told_of_the_loss() {
+    let Some(mut server) = Server::start(RedisOptions::default()).await else { return };
+    let (early, late) = (connect(&server.url("n")).await.unwrap(), connect(&server.url("n")).await.unwrap());
+    let mut watch = late.watch(&Key::default(), Revision::ZERO).await.unwrap();
+    assert!(matches!(next(&mut *watch).await, Delta::Resync { .. }));
+    // As if the clock had been ahead: what `late` has seen is above where the next store begins.
+    assert_eq!(server.command(&["HSET", "{n}:meta", "revision", "9000000000000000"]), ":0");
+    let before = put(&late, "a", "1").await.unwrap();
+    assert_eq!(next_changes(&mut *watch).await.len(), 1);
+    server.restart().await;
+    let session = insist(async || early.open(LEASE).await).await.unwrap().id;
+    assert!(insist(async || put(&late, "a", "2").await).await.unwrap() > before);
+    early.renew(session).await.unwrap();
+    assert!(matches!(next(&mut *watch).await, Delta::Resync { .. }));
+}
+
+/// Writes new keys, tells of each acknowledged one, and ends when fifty more went through after a failure.
+async fn load(driver: Arc<Redis>, writer: u32, counted: UnboundedSender<()>) -> Vec<(Key, Revision)> {
+    let (mut acknowledged, mut left) = (Vec::<(Key, Revision)>::new(), None);
+    for number in 0u32.. {
+        let key = Key::from(format!("load/{writer}/{number}").as_str());
+        let txn = Txn::new().guard(Guard::Absent(key.clone())).put(key.clone(), "x");
+        match driver.commit(txn).await {
+            Ok(committed) => {
+                assert!(acknowledged.last().is_none_or(|(_, last)| *last < committed.revision));
+                acknowledged.push((key, committed.revision));
+                // Nobody counts any more once the server was killed.
+                let _ = counted.send(());
+                left = left.map(|left: u32| left - 1);
+            }
+            Err(error) => {
+                assert!(is_outage(&error), "{error}");
+                left = left.or(Some(50));
+            }
+        }
+        if left == Some(0) {
+            break;
+        }
+    }
+    acknowledged
+}
+
+/// Kills and restarts the server while four writers write, and returns what they were told.
+async fn check_load_over_a_kill(server: &mut Server, driver: &Arc<Redis>) -> Vec<(Key, Revision)> {
+    let (counted, mut count) = unbounded_channel();
+    let start = |writer| tokio::spawn(load(driver.clone(), writer, counted.clone()));
+    let writers: Vec<_> = (0..4).map(start).collect();
+    for _ in 0..200 {
+        count.recv().await.unwrap();
+    }
+    server.kill();
+    server.restart().await;
+    let mut acknowledged = Vec::new();
+    for writer in writers {
+        acknowledged.extend(writer.await.unwrap());
+    }
+    acknowledged
+}
+
+#[tokio::test]
+async fn a_kill_with_a_file_loses_no_acknowledged_commit_no_session_and_no_change() {
+    let Some(mut server) = Server::start(RedisOptions::durable()).await else { return };
+    let driver = Arc::new(connect(&server.url("n")).await.unwrap());
+    let session = driver.open(LEASE).await.unwrap().id;
+    let mut watch = driver.watch(&"load/".into(), Revision::ZERO).await.unwrap();
+    assert!(matches!(next(&mut *watch).await, Delta::Resync { .. }));
+
+    let acknowledged = check_load_over_a_kill(&mut server, &driver).await;
+    driver.renew(session).await.unwrap();
+    for (key, revision) in &acknowledged {
+        assert_eq!(driver.get(key).await.unwrap().unwrap().stamp.modified, *revision, "{key} was lost");
+    }
+    let last = put(&driver, "load/end", "").await.unwrap();
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|(_, revision)| *revision < last) {
+        let changes = next_changes(&mut *watch).await;
+        seen.extend(changes.iter().map(|change| (change.key().clone(), change.revision())));
+    }
+    assert!(seen.is_sorted_by(|left, right| left.1 < right.1), "out of order or twice");
+    let missed: Vec<_> = acknowledged.iter().filter(|commit| !seen.contains(commit)).collect();
+    assert!(missed.is_empty(), "the watch missed {missed:?}");
+}
+
+#[tokio::test]
+async fn a_kill_without_a_file_gives_no_token_twice() {
+    let Some(mut server) = Server::start(RedisOptions::default()).await else { return };
+    let driver = Arc::new(connect(&server.url("n")).await.unwrap());
+    // Each writer has checked that its own tokens rise.
+    let acknowledged = check_load_over_a_kill(&mut server, &driver).await;
+    let mut tokens: Vec<_> = acknowledged.iter().map(|(_, token)| token).collect();
+    tokens.sort_unstable();
+    tokens.dedup();
+    assert_eq!(tokens.len(), acknowledged.len());
+}
+
+#[tokio::test]
+async fn calls_on_a_stopped_server_end_in_time_and_say_what_they_may_have_done() {
+    let Some(server) = Server::start(RedisOptions::default()).await else { return };
+    let url = format!("{}&timeout=200ms", server.url("n"));
+    let (writer, reader) = (connect(&url).await.unwrap(), connect(&url).await.unwrap());
+    server.pause();
+    // Sent on a live connection: it stands in the server's socket and may yet run.
+    check_error(&put(&writer, "a", "1").await.unwrap_err(), Kind::Timeout, Effect::Unknown);
+    check_error(&reader.get(&"a".into()).await.unwrap_err(), Kind::Timeout, Effect::None);
+    // A connection under suspicion is not used again, and no other can be made: nothing was sent.
+    check_error(&put(&writer, "b", "1").await.unwrap_err(), Kind::Timeout, Effect::None);
+    server.resume();
+    put(&writer, "b", "2").await.unwrap();
+    assert_eq!(value(&reader, "b").await.as_deref(), Some("2"));
+}
+
+#[tokio::test]
+async fn a_write_without_a_server_has_no_effect() {
+    let Some(mut server) = Server::start(RedisOptions::default()).await else { return };
+    let url = server.url("n");
+    let driver = connect(&url).await.unwrap();
+    server.kill();
+    // The first call may still find the old connection open; the next one must make another.
+    let _ = put(&driver, "a", "1").await;
+    check_error(&put(&driver, "a", "1").await.unwrap_err(), Kind::Unavailable, Effect::None);
+    check_error(&connect(&url).await.unwrap_err(), Kind::Unavailable, Effect::None);
+}
+
+#[tokio::test]
+async fn announces_an_expiry_without_traffic() {
+    let Some(server) = Server::start(RedisOptions::default()).await else { return };
+    let (holder, watcher) =
+        (connect(&server.url("n")).await.unwrap(), connect(&server.url("n")).await.unwrap());
+    let session = holder.open(Duration::from_millis(500)).await.unwrap().id;
+    let txn = Txn::new().put_owned("a".into(), "1", session).put_owned("b".into(), "1", session);
+    let made = holder.commit(txn).await.unwrap().revision;
+    let mut watch = watcher.watch(&Key::default(), made).await.unwrap();
+    let changes = next_changes(&mut *watch).await;
+    let gone: Vec<_> = changes.iter().map(|change| (change.key().clone(), change.revision())).collect();
+    assert_eq!(gone, ["a".into(), "b".into(), session.key()].map(|key| (key, Revision(made.0 + 1))));
+    let expired = |change: &Change| matches!(change, Change::Deleted { cause: Cause::Expired, .. });
+    assert!(changes.iter().all(expired), "{changes:?}");
+}
+
+#[tokio::test]
+async fn goes_on_when_the_server_forgot_the_scripts() {
+    let Some(server) = Server::start(RedisOptions::default()).await else { return };
+    let driver = connect(&server.url("n")).await.unwrap();
+    put(&driver, "a", "1").await.unwrap();
+    assert_eq!(server.command(&["SCRIPT", "FLUSH"]), "+OK");
+    put(&driver, "a", "2").await.unwrap();
+    assert_eq!(value(&driver, "a").await.as_deref(), Some("2"));
+}
+
+#[tokio::test]
+async fn namespaces_do_not_see_each_other() {
+    let Some(server) = Server::start(RedisOptions::default()).await else { return };
+    let (left, right) =
+        (connect(&server.url("a")).await.unwrap(), connect(&server.url("a}:meta")).await.unwrap());
+    put(&left, "k", "1").await.unwrap();
+    assert_eq!(value(&right, "k").await, None);
+}
+
+#[tokio::test]
+async fn promises_what_the_server_keeps() {
+    for (options, level) in [(RedisOptions::durable(), Level::L1), (RedisOptions::default(), Level::L0)] {
+        let Some(server) = Server::start(options).await else { return };
+        let capability = connect(&server.url("n")).await.unwrap().capability();
+        assert_eq!((capability.level, capability.token_survives_restart), (level, level == Level::L1));
+    }
+}
+
+#[tokio::test]
+async fn promises_nothing_where_it_may_not_ask_and_connects_only_where_it_may_publish() {
+    let Some(server) = Server::start(RedisOptions::durable()).await else { return };
+    for (user, channels) in [("closed", "resetchannels"), ("open", "allchannels")] {
+        let rights = ["ACL", "SETUSER", user, "on", ">hunter2", "~*", "+@all", "-config", "-info", channels];
+        assert_eq!(server.command(&rights), "+OK");
+    }
+    let url = |user: &str| format!("redis://{user}:hunter2@127.0.0.1:{}/?namespace=n", server.port());
+    check_refused(&url("closed"), Kind::Denied, "does not let this user").await;
+    assert_eq!(server.command(&["EXISTS", "{n}:meta"]), ":0");
+    let driver = connect(&url("open")).await.unwrap();
+    assert_eq!(driver.capability().level, Level::L0);
+    put(&driver, "a", "1").await.unwrap();
+}
+
+async fn check_refused(url: &str, kind: Kind, said: &str) {
+    let error = connect(url).await.unwrap_err();
+    check_error(&error, kind, Effect::None);
+    assert!(error.to_string().contains(said), "{error}");
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+}
+
+#[tokio::test]
+async fn refuses_a_wrong_password_and_none() {
+    let options = RedisOptions { password: Some("right".into()), ..RedisOptions::default() };
+    let Some(server) = Server::start(options).await else { return };
+    put(&connect(&server.url("n")).await.unwrap(), "a", "1").await.unwrap();
+    check_refused(&format!("redis://:hunter2@127.0.0.1:{}", server.port()), Kind::Denied, "refused").await;
+    check_refused(&format!("redis://127.0.0.1:{}", server.port()), Kind::Denied, "refused").await;
+}
+
+#[tokio::test]
+async fn refuses_a_namespace_of_another_layout() {
+    let Some(server) = Server::start(RedisOptions::default()).await else { return };
+    server.command(&["HSET", "{newer}:meta", "format", "2"]);
+    server.command(&["SET", "{text}:meta", "x"]);
+    server.command(&["HSET", "{hash}:meta", "a", "b"]);
+    server.command(&["HSET", "{records}:record", "a", "b"]);
+    check_refused(&server.url("newer"), Kind::Format, "layout version 2").await;
+    check_refused(&server.url("text"), Kind::Format, "a string where").await;
+    check_refused(&server.url("hash"), Kind::Format, "a foreign hash").await;
+    check_refused(&server.url("records"), Kind::Format, "records without a format record").await;
+}
+
+#[tokio::test]
+async fn refuses_a_cluster_an_evicting_server_and_an_option_it_does_not_know() {
+    let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let cluster = RedisOptions { settings: vec![set("cluster-enabled", "yes")], ..RedisOptions::default() };
+    let Some(server) = Server::start(cluster).await else { return };
+    check_refused(&server.url("n"), Kind::Unsupported, "cluster").await;
+    let settings = vec![set("maxmemory", "64mb"), set("maxmemory-policy", "allkeys-lru")];
+    let evicting = RedisOptions { settings, ..RedisOptions::default() };
+    let Some(server) = Server::start(evicting).await else { return };
+    check_refused(&server.url("n"), Kind::Unsupported, "noeviction").await;
+    check_refused(&format!("{}&timeuot=1s", server.url("n")), Kind::Invalid, "Did you mean timeout?").await;
+}
+
+#[tokio::test]
+async fn speaks_tls_with_the_server_it_trusts_and_with_no_other() {
+    if !available("openssl") {
+        return;
+    }
+    let start = || Server::start(RedisOptions { tls: true, ..RedisOptions::default() });
+    let (Some(server), Some(other)) = (start().await, start().await) else { return };
+    let url = format!("rediss://127.0.0.1:{}/0?namespace=n", server.tls_port());
+    let driver = connect(&format!("{url}&tls-ca={}", server.certificate().display())).await.unwrap();
+    put(&driver, "a", "1").await.unwrap();
+    let mut watch = driver.watch(&Key::default(), Revision::ZERO).await.unwrap();
+    let Delta::Resync { records, .. } = next(&mut *watch).await else { panic!("no snapshot") };
+    assert_eq!(records.len(), 1);
+    let distrusting = format!("{url}&tls-ca={}", other.certificate().display());
+    check_refused(&distrusting, Kind::Unavailable, "tls-ca").await;
+}

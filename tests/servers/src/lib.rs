@@ -1,0 +1,49 @@
+//! Private real servers for tests: each on a free port of the loopback, in a directory of its own.
+//!
+//! A server ends when its value is dropped, by its own process id; the directory goes with it. Keep the value in
+//! the test, not in a `static`: nothing drops a static. One file per server; what all of them need of a process
+//! (start, kill, pause, wait until it answers) is in `process.rs`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "only tests use this; a server that does not start must end the test with its log"
+)]
+
+mod process;
+mod redis;
+
+pub use redis::{Redis, RedisOptions};
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+
+/// Returns a port of the loopback that nobody listens on now.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback has a free port");
+    listener.local_addr().expect("a bound socket has an address").port()
+}
+
+/// Tells whether `program` can be started from `PATH`.
+pub fn available(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// Tells whether a missing server is a failure (in CI) and not a reason to pass over a test.
+pub fn required() -> bool {
+    std::env::var("CI").is_ok_and(|value| value == "true")
+}
+
+/// Tells whether tests that need `program` can run, and says so where they cannot. Ends the test when the server
+/// is [`required`] and missing.
+pub fn ready_for(program: &str) -> bool {
+    let found = available(program);
+    assert!(found || !required(), "{program} is not in PATH, and CI=true requires it");
+    found
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+}

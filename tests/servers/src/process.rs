@@ -1,0 +1,91 @@
+//! A server as a process: started with a log, waited for, paused, killed, and ended when dropped.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use althing_core::{Clock, SystemClock};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a server may take until it answers.
+const START_DEADLINE: Duration = Duration::from_secs(20);
+/// The pause between two questions whether it answers.
+const START_PAUSE: Duration = Duration::from_millis(5);
+
+/// A running server. Dropping it kills it and waits until it is gone.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+/// Why a server did not start.
+#[derive(Debug)]
+pub(crate) struct NotStarted {
+    /// What it wrote to its log.
+    pub(crate) log: String,
+}
+
+impl Process {
+    /// Starts `command` with its output appended to `log`, and waits until `answers` says yes.
+    pub(crate) async fn start(
+        command: &mut Command,
+        log: &Path,
+        answers: impl Fn() -> bool,
+    ) -> Result<Process, NotStarted> {
+        let output = open_log(log);
+        let errors = output.try_clone().expect("a file can be shared");
+        let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
+        let mut process = Process { child: child.expect("the server starts"), log: log.to_owned() };
+        let deadline = SystemClock.now() + START_DEADLINE;
+        while !answers() {
+            let ended = process.child.try_wait().expect("a child can be asked").is_some();
+            if ended || SystemClock.now() >= deadline {
+                return Err(NotStarted { log: process.log_text() });
+            }
+            SystemClock.sleep(START_PAUSE).await;
+        }
+        Ok(process)
+    }
+
+    /// Returns its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it with SIGKILL and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        // It may have ended by itself; then there is nothing to kill and the wait returns at once.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Stops it with SIGSTOP. It keeps its sockets and answers nothing.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on after [`Process::pause`].
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("our own child can be signalled");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn open_log(path: &Path) -> File {
+    OpenOptions::new().create(true).append(true).open(path).expect("the log can be written")
+}

@@ -1,0 +1,210 @@
+//! `redis-server`, alone on a port, with or without an append-only file.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::process::{NotStarted, Process};
+use crate::{find, free_port, ready_for};
+
+/// How long one question whether the server answers may take.
+const PING_DEADLINE: Duration = Duration::from_millis(500);
+/// How often another port is tried when somebody took the free one first.
+const PORT_TRIES: u32 = 5;
+
+/// How a private Redis is configured.
+#[derive(Clone, Debug, Default)]
+pub struct RedisOptions {
+    /// Writes every command to disk before it answers (`appendonly yes`, `appendfsync always`). Else nothing
+    /// survives a restart.
+    pub append_only: bool,
+    /// Asks clients for this password.
+    pub password: Option<String>,
+    /// Further settings, by name and value, such as `("cluster-enabled", "yes")`.
+    pub settings: Vec<(String, String)>,
+    /// Speaks TLS on the port [`Redis::tls_port`], with a certificate for 127.0.0.1 signed by itself.
+    pub tls: bool,
+}
+
+impl RedisOptions {
+    /// Makes the configuration whose acknowledged writes survive a kill.
+    pub fn durable() -> Self {
+        RedisOptions { append_only: true, ..RedisOptions::default() }
+    }
+}
+
+/// A private Redis. Dropping it ends it.
+#[derive(Debug)]
+pub struct Redis {
+    process: Process,
+    options: RedisOptions,
+    port: u16,
+    tls_port: u16,
+    folder: TempDir,
+}
+
+impl Redis {
+    /// Starts a server and waits until it answers. `None` where `redis-server` is missing and not required.
+    pub async fn start(options: RedisOptions) -> Option<Redis> {
+        if !ready_for("redis-server") {
+            return None;
+        }
+        let folder = tempfile::Builder::new().prefix("althing-redis-").tempdir().expect("a folder");
+        if options.tls {
+            make_certificate(folder.path());
+        }
+        let mut refusal = None;
+        for _ in 0..PORT_TRIES {
+            let (port, tls_port) = (free_port(), free_port());
+            match launch(&options, port, tls_port, folder.path()).await {
+                Ok(process) => return Some(Redis { process, options, port, tls_port, folder }),
+                Err(not_started) => refusal = Some(not_started),
+            }
+        }
+        panic!("redis-server did not start:\n{}", refusal.map(|refusal| refusal.log).unwrap_or_default());
+    }
+
+    /// Returns the URL of a namespace on this server, with the password it asks for.
+    pub fn url(&self, namespace: &str) -> String {
+        let login = match &self.options.password {
+            Some(password) => format!(":{password}@"),
+            None => String::new(),
+        };
+        format!("redis://{login}127.0.0.1:{}/0?namespace={namespace}", self.port)
+    }
+
+    /// Returns the port that speaks plain text.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Returns the port that speaks TLS, where the options asked for it.
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port
+    }
+
+    /// Returns the file with the certificate that the server shows on its TLS port.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("server.crt")
+    }
+
+    /// Returns its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Kills it with SIGKILL and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Kills it if it runs, and starts it again on the same port with what it left on disk.
+    pub async fn restart(&mut self) {
+        self.process.kill();
+        match launch(&self.options, self.port, self.tls_port, self.folder.path()).await {
+            Ok(process) => self.process = process,
+            Err(refusal) => panic!("redis-server did not start again:\n{}", refusal.log),
+        }
+    }
+
+    /// Stops it with SIGSTOP. It keeps its sockets and answers nothing.
+    pub fn pause(&self) {
+        self.process.pause();
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process.resume();
+    }
+
+    /// Sends one command in plain text, such as `["SET", "a", "b"]`, and returns the first line of the answer.
+    pub fn command(&self, words: &[&str]) -> String {
+        let mut lines = vec![];
+        if let Some(password) = &self.options.password {
+            lines.push(vec!["AUTH", password.as_str()]);
+        }
+        lines.push(words.to_vec());
+        ask(self.port, &lines).expect("the server answers")
+    }
+}
+
+async fn launch(
+    options: &RedisOptions,
+    port: u16,
+    tls_port: u16,
+    folder: &Path,
+) -> Result<Process, NotStarted> {
+    let mut command = Command::new(find("redis-server").expect("asked for before"));
+    command.current_dir(folder).args(["--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]);
+    command.arg("--port").arg(port.to_string()).arg("--dir").arg(folder);
+    if options.append_only {
+        command.args(["--appendonly", "yes", "--appendfsync", "always"]);
+    }
+    if let Some(password) = &options.password {
+        command.arg("--requirepass").arg(password);
+    }
+    if options.tls {
+        command.arg("--tls-port").arg(tls_port.to_string());
+        command.args(["--tls-cert-file", "server.crt", "--tls-key-file", "server.key"]);
+        command.args(["--tls-ca-cert-file", "server.crt", "--tls-auth-clients", "no"]);
+    }
+    for (name, value) in &options.settings {
+        command.arg(format!("--{name}")).arg(value);
+    }
+    // A server that wants a password answers PING too, with an error; one that still loads answers LOADING.
+    let answers =
+        || ask(port, &[vec!["PING"]]).is_ok_and(|line| line == "+PONG" || line.starts_with("-NOAUTH"));
+    Process::start(&mut command, &folder.join("server.log"), answers).await
+}
+
+/// Sends commands on a connection of their own and returns the first line of the last answer.
+fn ask(port: u16, commands: &[Vec<&str>]) -> std::io::Result<String> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut stream = TcpStream::connect_timeout(&address, PING_DEADLINE)?;
+    stream.set_read_timeout(Some(PING_DEADLINE))?;
+    let mut line = String::new();
+    for words in commands {
+        let mut request = format!("*{}\r\n", words.len());
+        for word in words {
+            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        }
+        stream.write_all(request.as_bytes())?;
+        line = read_line(&mut stream)?;
+    }
+    Ok(line)
+}
+
+fn read_line(stream: &mut TcpStream) -> std::io::Result<String> {
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    while !line.ends_with(b"\r\n") {
+        stream.read_exact(&mut byte)?;
+        line.push(byte[0]);
+    }
+    Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
+}
+
+fn make_certificate(folder: &Path) {
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", "/CN=althing-test", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .args(["-keyout", "server.key", "-out", "server.crt"])
+        .current_dir(folder)
+        .output()
+        .expect("openssl runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
