@@ -132,6 +132,8 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 pub const STREAM_BEAT: Duration = Duration::from_secs(5);
 /// How long a client may take to send the head of a request.
 pub const REQUEST_HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a client may take to send the body of a request.
+pub const REQUEST_BODY_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a host that ends waits for the requests it is answering.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 /// The longest that one look at an upload job waits for it.

@@ -1,0 +1,1 @@
+//! The shipped policies, by their cases. The tests are in `tests/`.

@@ -1,0 +1,48 @@
+//! Set-up, guests, test servers, demo and bench.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "these commands speak to the person who typed them"
+)]
+
+mod guests;
+mod setup;
+mod steps;
+mod test;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Builds and tests Althing.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Verb {
+    /// Install what is missing to build and to test.
+    Setup,
+    /// Build the guests: the shipped policies and those that misbehave.
+    Guests,
+    /// Install what is missing, then check and test everything.
+    Test(test::Args),
+}
+
+impl Verb {
+    fn run(self, root: &Path) -> anyhow::Result<()> {
+        match self {
+            Verb::Setup => setup::install_missing(root),
+            Verb::Guests => guests::build(root),
+            Verb::Test(args) => test::check_all(root, &args),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match Verb::parse().run(&steps::root()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! `cargo xtask setup`: installs what is missing to build and to test.
+//!
+//! What is there already is neither touched nor updated. What cannot be installed is named, with the command
+//! that installs it. The toolchain of the guests is seen to where they are built, in `guests.rs`.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::steps::{capture, cargo, in_path, run};
+
+/// A server that tests start privately. Its name is that of its program and of its Debian package.
+const SERVERS: &[&str] = &["redis-server"];
+
+/// Finds or installs the C compiler, cargo-nextest and the servers that tests start.
+///
+/// Fails if a tool is missing without which nothing can be built or tested. A missing server only loses its
+/// tests, except where `CI` is set: there a skipped test would pass for a test.
+pub(crate) fn install_missing(root: &Path) -> Result<()> {
+    compiler()?;
+    nextest(root)?;
+    SERVERS.iter().try_for_each(|name| server(name))
+}
+
+fn compiler() -> Result<()> {
+    if found("cc") {
+        return Ok(());
+    }
+    if !is_debian_root() {
+        bail!("no C compiler: `cc` is not in PATH. On Debian: `apt-get install gcc libc6-dev`");
+    }
+    install_package("gcc")?;
+    install_package("libc6-dev")
+}
+
+fn nextest(root: &Path) -> Result<()> {
+    if cargo(root).args(["nextest", "--version"]).output()?.status.success() {
+        println!("  cargo-nextest: found");
+        return Ok(());
+    }
+    println!("  cargo-nextest: missing; building it from crates.io, which takes some minutes");
+    run(cargo(root).args(["install", "cargo-nextest", "--locked"]))
+}
+
+fn server(name: &str) -> Result<()> {
+    if found(name) {
+        return Ok(());
+    }
+    if is_debian_root() {
+        return install_package(name);
+    }
+    let advice = format!("To install it: on Debian `apt-get install {name}`");
+    if std::env::var_os("CI").is_some() {
+        bail!("{name} is not in PATH, and CI skips no test. {advice}");
+    }
+    println!("  {name}: not in PATH, so the tests that need it are skipped. {advice}");
+    Ok(())
+}
+
+fn found(program: &str) -> bool {
+    let file = in_path(program);
+    if let Some(file) = &file {
+        println!("  {program}: {}", file.display());
+    }
+    file.is_some()
+}
+
+fn is_debian_root() -> bool {
+    let is_root = || capture(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
+    Path::new("/etc/debian_version").exists() && in_path("apt-get").is_some() && is_root()
+}
+
+fn install_package(name: &str) -> Result<()> {
+    println!("  {name}: missing; installing Debian's package");
+    run(apt_get().arg("update"))?;
+    run(apt_get().args(["install", "--yes", "--no-install-recommends", name]))
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
