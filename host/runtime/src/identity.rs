@@ -1,0 +1,72 @@
+//! Who this host is: an id that survives restarts, and the sessions of former runs that must end first.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use althing_core::{Chance, Error, Kind, Result, SessionId};
+use serde::{Deserialize, Serialize};
+
+/// This host, and this run of it.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    /// Kept in the state directory; a fresh one where there is none.
+    pub id: String,
+    /// For people.
+    pub name: String,
+    /// Names this run.
+    pub incarnation: String,
+    file: Option<PathBuf>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    id: String,
+    #[serde(default)]
+    sessions: Vec<SessionId>,
+}
+
+impl Identity {
+    /// Reads who this host is, or makes it up. Returns the sessions of former runs too.
+    pub(crate) fn load(
+        name: &str,
+        state: Option<&Path>,
+        chance: &dyn Chance,
+    ) -> Result<(Identity, Vec<SessionId>)> {
+        let file = state.map(|state| state.join("host.json"));
+        let kept = match &file {
+            Some(file) if file.exists() => read(file)?,
+            _ => Kept { id: format!("{:016x}", chance.bits() as u64), sessions: Vec::new() },
+        };
+        let incarnation = format!("{:032x}", chance.bits());
+        let identity = Identity { id: kept.id, name: name.to_owned(), incarnation, file };
+        identity.keep(&kept.sessions)?;
+        Ok((identity, kept.sessions))
+    }
+
+    /// Writes down the sessions that a later run must end.
+    pub(crate) fn keep(&self, sessions: &[SessionId]) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let kept = Kept { id: self.id.clone(), sessions: sessions.to_vec() };
+        let text = serde_json::to_vec(&kept).map_err(|error| wrong(file, "cannot be written", error))?;
+        let fresh = file.with_extension("new");
+        let written = file
+            .parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::write(&fresh, text))
+            .and_then(|()| fs::rename(&fresh, file));
+        written.map_err(|error| wrong(file, "cannot be written", error))
+    }
+}
+
+fn read(file: &Path) -> Result<Kept> {
+    let text = fs::read(file).map_err(|error| wrong(file, "cannot be read", error))?;
+    serde_json::from_slice(&text).map_err(|error| wrong(file, "is not the identity of a host", error))
+}
+
+fn wrong(file: &Path, what: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(Kind::Invalid, "state directory", format!("the file {what}"))
+        .with("file", file.display())
+        .advise("Repair it, remove it (the host then gets a new id), or choose another state directory")
+        .because(error)
+}

@@ -1,0 +1,269 @@
+//! Where things lie in a namespace, and what their records hold.
+//!
+//! | key | owner | what |
+//! |---|---|---|
+//! | `fleet/group/<group>` | nobody | [`GroupRecord`]: binding, epoch, who leads |
+//! | `fleet/member/<group>/<id>` | the host's session | [`MemberRecord`] |
+//! | `fleet/host/<host>` | the host's session | [`HostRecord`]: how far it has followed the bindings |
+//! | `policy/<name>` | nobody | [`PolicyRecord`]: what was pushed under that name |
+//! | `artefact/<digest>/<n>` | nobody | a packed bundle, in chunks |
+//!
+//! All that a host must follow lies below `fleet/`, so that one watch sees it in one order. Who leads is
+//! part of the group's record, beside the binding and its epoch: a decision made under an older binding
+//! meets a changed record and conflicts, on every backend, with a guard on a single key.
+
+use std::collections::BTreeMap;
+
+use althing_core::info::{BindingInfo, PolicyVersion};
+use althing_core::{Digest, Error, Key, Kind, Record, Result, Revision, SessionId};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The layout written here. A host refuses records of a newer one.
+pub(crate) const LAYOUT: u32 = 1;
+
+/// What is known of a group and shared by all hosts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct GroupRecord {
+    pub layout: u32,
+    /// Names this write, so that a write of unknown effect can be recognised.
+    pub nonce: String,
+    /// It is being deleted; nobody joins.
+    #[serde(default)]
+    pub closing: bool,
+    /// Rises with every change of the binding.
+    #[serde(default)]
+    pub epoch: u64,
+    #[serde(default)]
+    pub binding: Option<BindingInfo>,
+    /// Former bindings, newest last, for a rollback.
+    #[serde(default)]
+    pub former: Vec<Option<BindingInfo>>,
+    #[serde(default)]
+    pub leader: Option<LeaderRecord>,
+    /// Voluntary moves of the leadership so far; every host counts their rate by its own clock.
+    #[serde(default)]
+    pub moves: u64,
+    /// Incarnations that were asked to stand down, newest last.
+    #[serde(default)]
+    pub stood_down: Vec<String>,
+}
+
+/// A term.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LeaderRecord {
+    pub member: String,
+    pub incarnation: String,
+    pub host: String,
+    pub session: SessionId,
+    /// The revision of the commit that began the term. `None` in that very commit, which cannot know it; whoever
+    /// reads that takes the revision of the record ([`group_of`]).
+    pub term: Option<Revision>,
+    /// Names this term before its revision is known.
+    pub nonce: String,
+    pub since_ms: u64,
+    /// The epoch under which it was decided.
+    pub epoch: u64,
+    #[serde(default)]
+    pub handover: Option<Handover>,
+    /// Somebody asked the leader to stop.
+    #[serde(default)]
+    pub revoke: Option<Revoke>,
+}
+
+/// A hand-over under way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Handover {
+    pub nominee: String,
+    pub incarnation: String,
+    pub phase: HandoverPhase,
+}
+
+/// How far a hand-over has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum HandoverPhase {
+    /// The leader leads on and waits for the nominee's host to accept.
+    Nominated,
+    /// The nominee's host is ready; the leader leads until its client has stopped.
+    Accepted,
+    /// The leader has stopped: nobody leads, and the nominee may claim.
+    Offered,
+}
+
+/// A mark that asks a leader to stop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Revoke {
+    pub by: String,
+    pub at_ms: u64,
+}
+
+/// A member of a group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MemberRecord {
+    pub id: String,
+    /// Names this stay; also the nonce by which a join of unknown effect is recognised.
+    pub incarnation: String,
+    pub host: String,
+    pub host_incarnation: String,
+    pub joined_ms: u64,
+    pub metadata: BTreeMap<String, String>,
+    /// The digest of the key that supersedes this stay.
+    pub resume: Digest,
+}
+
+/// A host of the fleet.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HostRecord {
+    pub name: String,
+    pub incarnation: String,
+    /// For each bound group, the epoch this host decides by.
+    pub epochs: BTreeMap<String, u64>,
+    /// For each group it could not follow, why.
+    pub behind: BTreeMap<String, String>,
+}
+
+/// What was pushed under one name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PolicyRecord {
+    pub layout: u32,
+    /// Newest first.
+    pub versions: Vec<PolicyVersion>,
+}
+
+/// The prefix that every host follows.
+pub(crate) fn fleet() -> Key {
+    Key::path(["fleet"]).below()
+}
+
+pub(crate) fn group_key(group: &str) -> Key {
+    Key::path(["fleet", "group", group])
+}
+
+pub(crate) fn member_key(group: &str, id: &str) -> Key {
+    Key::path(["fleet", "member", group, id])
+}
+
+pub(crate) fn members_prefix(group: &str) -> Key {
+    Key::path(["fleet", "member", group]).below()
+}
+
+pub(crate) fn host_key(host: &str) -> Key {
+    Key::path(["fleet", "host", host])
+}
+
+pub(crate) fn policies_prefix() -> Key {
+    Key::path(["policy"]).below()
+}
+
+pub(crate) fn policy_key(name: &str) -> Key {
+    Key::path(["policy", name])
+}
+
+pub(crate) fn chunk_key(digest: &Digest, index: usize) -> Key {
+    Key::path(["artefact", &digest.to_string(), &format!("{index:06}")])
+}
+
+pub(crate) fn chunks_prefix(digest: &Digest) -> Key {
+    Key::path(["artefact", &digest.to_string()]).below()
+}
+
+/// What a key below `fleet/` is about.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Group(String),
+    Member(String, String),
+    Host(String),
+}
+
+impl Place {
+    /// Reads a key; `None` for keys that this version does not know.
+    pub(crate) fn of(key: &Key) -> Option<Place> {
+        let names: Vec<String> =
+            key.names()?.into_iter().map(String::from_utf8).collect::<Result<_, _>>().ok()?;
+        let mut names = names.into_iter();
+        let mut next = || names.next();
+        match (next()?.as_str(), next()?.as_str()) {
+            ("fleet", "group") => Some(Place::Group(next()?)),
+            ("fleet", "member") => Some(Place::Member(next()?, next()?)),
+            ("fleet", "host") => Some(Place::Host(next()?)),
+            _ => None,
+        }
+    }
+}
+
+/// Writes a record's value.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    // These structures have string keys only, so writing them to memory cannot fail.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// Reads a record's value.
+pub(crate) fn decode<T: DeserializeOwned>(record: &Record) -> Result<T> {
+    serde_json::from_slice(&record.value).map_err(|error| {
+        Error::new(Kind::Format, "decode", "a record does not have the shape this version writes")
+            .with("key", &record.key)
+            .advise(
+                "Another program writes to this namespace, or a newer Althing; use a namespace of its own",
+            )
+            .because(error)
+    })
+}
+
+/// Reads a group's record and fills in the token of a term that began with this very write.
+pub(crate) fn group_of(record: &Record) -> Result<GroupRecord> {
+    let mut group: GroupRecord = decode(record)?;
+    if group.layout > LAYOUT {
+        return Err(Error::new(Kind::Format, "read", "the group was written by a newer Althing")
+            .with("key", &record.key)
+            .advise("Upgrade this host"));
+    }
+    if let Some(leader) = &mut group.leader {
+        leader.term.get_or_insert(record.stamp.modified);
+    }
+    Ok(group)
+}
+
+impl GroupRecord {
+    pub(crate) fn new(nonce: String) -> Self {
+        GroupRecord {
+            layout: LAYOUT,
+            nonce,
+            closing: false,
+            epoch: 0,
+            binding: None,
+            former: Vec::new(),
+            leader: None,
+            moves: 0,
+            stood_down: Vec::new(),
+        }
+    }
+}
+
+impl LeaderRecord {
+    /// The fencing token of the term.
+    pub(crate) fn token(&self) -> Revision {
+        self.term.unwrap_or_default()
+    }
+
+    /// Tells whether somebody leads by this record: not once it is on offer.
+    pub(crate) fn leads(&self) -> bool {
+        self.handover.as_ref().is_none_or(|handover| handover.phase != HandoverPhase::Offered)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_read_back_whatever_the_names() {
+        for name in ["web", "", "a/b", "%", "\u{1F980}", "\n"] {
+            assert_eq!(Place::of(&group_key(name)), Some(Place::Group(name.into())));
+            assert_eq!(Place::of(&member_key(name, "x/")), Some(Place::Member(name.into(), "x/".into())));
+            assert!(member_key(name, "m").starts_with(&members_prefix(name)));
+            assert!(group_key(name).starts_with(&fleet()));
+        }
+        assert_eq!(Place::of(&policy_key("web")), None);
+    }
+}

@@ -1,0 +1,243 @@
+//! The road that every request and every event takes: admit → view → decide → apply.
+//!
+//! A [`Runtime`] is one host of a fleet. It keeps one session in the backend, an image of the fleet
+//! by one watch, and one task per group that decides and claims. Recipes ([groups](Runtime::create_group),
+//! [members](Runtime::join), elections, [policies](Runtime::activate)) are written once, against
+//! [`althing_core::Driver`]. Policies advise; every change of a leadership is one guarded transaction.
+
+mod admit;
+mod anchor;
+mod apply;
+mod audit;
+mod config;
+mod decide;
+mod following;
+mod identity;
+mod layout;
+mod mirror;
+mod recipes;
+mod sessions;
+mod shelf;
+mod stream;
+mod view;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use althing_core::info::{HostInfo, Renewal, SessionAsk, SessionEvent, SessionGrant, Standing};
+use althing_core::{Capability, Chance, Clock, Driver, Error, Kind, Principal, Result, Revision};
+use althing_engine::Engine;
+use tokio_util::sync::CancellationToken;
+
+use crate::anchor::Anchor;
+use crate::audit::Audit;
+use crate::following::Following;
+use crate::identity::Identity;
+use crate::mirror::Mirror;
+use crate::recipes::election::Elections;
+use crate::recipes::policy::Jobs;
+use crate::sessions::Sessions;
+use crate::shelf::Shelf;
+
+pub use crate::config::{RuntimeConfig, Tuning};
+pub use crate::recipes::group::GroupStream;
+pub use crate::sessions::SessionKey;
+pub use crate::stream::SessionStream;
+
+/// One host of a fleet. A handle: clones share everything.
+#[derive(Clone, Debug)]
+pub struct Runtime(Arc<Host>);
+
+/// What the handles and the tasks share.
+#[derive(Debug)]
+struct Host {
+    config: RuntimeConfig,
+    identity: Identity,
+    driver: Arc<dyn Driver>,
+    clock: Arc<dyn Clock>,
+    chance: Arc<dyn Chance>,
+    engine: Engine,
+    anchor: Anchor,
+    mirror: Mirror,
+    sessions: Sessions,
+    elections: Elections,
+    following: Following,
+    shelf: Shelf,
+    audit: Audit,
+    jobs: Jobs,
+    /// Where this host's tasks run; the renewals run on `config.io`.
+    handle: tokio::runtime::Handle,
+    ended: CancellationToken,
+}
+
+impl Runtime {
+    /// Starts a host on the caller's tokio runtime: ends the sessions of its former run, opens one, sees the fleet
+    /// once, and follows it from then on.
+    pub async fn start(config: RuntimeConfig, driver: Arc<dyn Driver>, engine: Engine) -> Result<Runtime> {
+        let state = config.state.as_deref();
+        let (identity, former) = Identity::load(&config.name, state, &*config.chance)?;
+        for session in former {
+            driver.close(session).await?;
+        }
+        let audit = Audit::begin(config.state.clone())?;
+        let (clock, chance) = (config.clock.clone(), config.chance.clone());
+        let host = Arc::new_cyclic(|host| Host {
+            anchor: Anchor::new(driver.clone(), clock.clone(), chance.clone(), config.lease),
+            mirror: Mirror::default(),
+            sessions: Sessions::new(clock.clone(), chance.clone()),
+            elections: Elections::new(host.clone()),
+            following: Following::default(),
+            shelf: Shelf::default(),
+            audit,
+            jobs: Jobs::default(),
+            handle: tokio::runtime::Handle::current(),
+            ended: CancellationToken::new(),
+            config,
+            identity,
+            driver,
+            clock,
+            chance,
+            engine,
+        });
+        let session = host.anchor.open().await?;
+        host.keep_sessions(Some(session), None);
+        host.clone().run();
+        host.see_once().await?;
+        Ok(Runtime(host))
+    }
+
+    /// Ends the host: its members leave, what it held is lost, its session is closed. Stopping twice is fine.
+    pub async fn stop(&self) {
+        self.0.ended.cancel();
+        self.0.sessions.stand(Standing::Lost);
+        self.0.sessions.remove_all("the host ends");
+        if let Some(session) = self.0.anchor.state().session
+            && let Err(error) = self.0.driver.close(session).await
+        {
+            tracing::warn!(%error, "the host's session is not closed: what it owned goes when its lease ends");
+        }
+    }
+
+    /// Returns what the backend promises.
+    pub fn capability(&self) -> Capability {
+        self.0.driver.capability()
+    }
+
+    /// Returns who and how this host is.
+    pub fn host(&self) -> HostInfo {
+        let state = self.0.anchor.state();
+        let (sessions, members) = self.0.sessions.count();
+        HostInfo {
+            id: self.0.identity.id.clone(),
+            name: self.0.identity.name.clone(),
+            incarnation: self.0.identity.incarnation.clone(),
+            session: state.session,
+            standing: state.standing,
+            remaining_ms: self.0.anchor.remaining().as_secs_f64() * 1000.0,
+            sessions,
+            members,
+        }
+    }
+
+    /// Opens a client session. `remote` says that its holder learns of a loss only by a message, so that a
+    /// hand-over waits for its word; a caller in this process asks [`Runtime::holds`] instead.
+    pub fn open_session(&self, by: &Principal, ask: SessionAsk, remote: bool) -> Result<SessionGrant> {
+        self.0.anchor.held().ok_or_else(|| recipes::member::no_lease("open session"))?;
+        let grant = self.0.sessions.open(by, &ask, remote, self.0.anchor.remaining())?;
+        let (host, id) = (self.0.clone(), grant.id.clone());
+        self.0.spawn(async move {
+            host.sessions.expired(&id).await;
+            host.end_session(&id, "it was not renewed in time");
+        });
+        Ok(grant)
+    }
+
+    /// Renews a client session. The answer is about all it holds: what is not in it is lost.
+    pub fn renew_session(&self, key: &SessionKey) -> Result<Renewal> {
+        self.0.sessions.renew(key, self.0.anchor.remaining())
+    }
+
+    /// Ends a client session: its members leave before this returns, or as soon as the backend can be reached.
+    pub async fn end_session(&self, key: &SessionKey) -> Result<()> {
+        match self.0.sessions.check(key) {
+            Ok(_) => {}
+            Err(error) if error.kind() == Kind::SessionLost => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        // The leaves go on if the caller does not wait for them.
+        let leaving = self.0.end_session(&key.id, "it was ended");
+        leaving.await.map_err(|error| Error::new(Kind::Closed, "end session", "the host ends").because(error))
+    }
+
+    /// Follows a client session. With `drop_on_disconnect`, dropping the stream ends the session.
+    pub fn session_events(&self, key: &SessionKey) -> Result<SessionStream> {
+        let (first, events) = self.0.sessions.subscribe(key, self.0.anchor.state().standing)?;
+        Ok(SessionStream::new(self.0.clone(), key.id.clone(), first, events))
+    }
+
+    /// Takes a client's word that it stopped acting as leader.
+    pub fn confirm_stopped(&self, key: &SessionKey, group: &str, term: Revision) -> Result<()> {
+        self.0.sessions.confirm(key, group, term)
+    }
+
+    /// Tells whether a member of this host surely leads in this term right now. No round trip.
+    pub fn holds(&self, group: &str, term: Revision) -> bool {
+        self.0.anchor.held().is_some() && self.0.sessions.holds(group, term)
+    }
+}
+
+impl Host {
+    /// Starts the tasks that run as long as the host.
+    fn run(self: Arc<Self>) {
+        let host = self.clone();
+        let renewals = async move { host.anchor.run().await };
+        let ended = self.ended.clone();
+        self.config.io.spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = renewals => {}
+            }
+        });
+        self.spawn(self.clone().watch_fleet());
+        self.spawn(self.clone().follow_anchor());
+        self.spawn(self.clone().follow_bindings());
+    }
+
+    /// Waits until the fleet was seen once, so that the first answer is not an empty one.
+    async fn see_once(&self) -> Result<()> {
+        let deadline = althing_core::limits::CALL_DEADLINE * 2;
+        tokio::select! {
+            () = self.mirror.seen_once() => Ok(()),
+            () = self.clock.sleep(deadline) => Err(Error::new(
+                Kind::Timeout, "start", format!("the backend showed nothing within {deadline:?}"),
+            ).advise("Look at the backend's log")),
+        }
+    }
+
+    /// Runs a task until it is done or the host ends.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> tokio::task::JoinHandle<()> {
+        let ended = self.ended.clone();
+        self.handle.spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = task => {}
+            }
+        })
+    }
+
+    /// Takes a client session away and lets its members leave.
+    fn end_session(self: &Arc<Self>, id: &str, reason: &str) -> tokio::task::JoinHandle<()> {
+        let members = self.sessions.remove(id, reason);
+        self.spawn(self.clone().leave_all(members, self.anchor.state().session))
+    }
+
+    /// Makes a name that nobody else makes.
+    fn nonce(&self) -> String {
+        format!("{:032x}", self.chance.bits())
+    }
+
+    /// Tells a session's stream what the session holds after it lagged behind.
+    fn standing_of(&self, session: &str) -> Option<SessionEvent> {
+        self.sessions.standing(session, self.anchor.state().standing)
+    }
+}

@@ -1,0 +1,362 @@
+//! What this host has seen of the fleet: an image of `fleet/`, kept by one watch, and the events that follow from it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use althing_core::info::{Event, GroupInfo, GroupSummary, HostView, LeaderInfo, MemberInfo};
+use althing_core::{Cause, Change, Delta, Record, Revision, SessionId, Stamp, limits};
+use tokio::sync::{broadcast, watch};
+use tracing::warn;
+
+use crate::layout::{GroupRecord, HostRecord, LeaderRecord, MemberRecord, Place, decode, group_of};
+
+/// The image of the fleet.
+#[derive(Debug, Default)]
+pub(crate) struct Mirror {
+    fleet: RwLock<Fleet>,
+    /// Up to where the fleet was seen; `None` before the first snapshot.
+    seen: watch::Sender<Option<Revision>>,
+}
+
+#[derive(Debug, Default)]
+struct Fleet {
+    groups: HashMap<String, Arc<Group>>,
+    hosts: BTreeMap<String, HostRecord>,
+    subscribers: HashMap<String, broadcast::Sender<Arc<Event>>>,
+    revision: Revision,
+}
+
+/// One group as it was seen.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Group {
+    pub name: String,
+    pub record: Option<(GroupRecord, Stamp)>,
+    pub members: BTreeMap<String, Arc<Member>>,
+    /// The revision of the last change of the group or its members.
+    pub version: Revision,
+}
+
+/// One member as it was seen.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub record: MemberRecord,
+    pub stamp: Stamp,
+    pub session: Option<SessionId>,
+}
+
+impl Mirror {
+    /// Takes in a delta and returns the names of the groups that changed.
+    pub(crate) fn apply(&self, delta: Delta) -> BTreeSet<String> {
+        let mut fleet = self.write();
+        let (touched, revision) = match delta {
+            Delta::Changes { changes, revision } => {
+                (changes.into_iter().filter_map(|change| fleet.change(change)).collect(), revision)
+            }
+            Delta::Resync { records, revision } => (fleet.replace(records), revision),
+        };
+        fleet.revision = revision;
+        drop(fleet);
+        self.seen.send_replace(Some(revision));
+        touched
+    }
+
+    /// Waits until what was committed at `revision` is seen here.
+    pub(crate) async fn reach(&self, revision: Revision) {
+        // The sender lives as long as the mirror, so waiting cannot fail.
+        let _ = self.seen.subscribe().wait_for(|seen| seen.is_some_and(|seen| seen >= revision)).await;
+    }
+
+    /// Waits until the fleet was seen for the first time, even if nothing was there.
+    pub(crate) async fn seen_once(&self) {
+        let _ = self.seen.subscribe().wait_for(|seen| seen.is_some()).await;
+    }
+
+    /// Returns the revision up to which the fleet was seen.
+    pub(crate) fn revision(&self) -> Revision {
+        self.seen.borrow().unwrap_or(Revision::ZERO)
+    }
+
+    pub(crate) fn group(&self, name: &str) -> Option<Arc<Group>> {
+        self.read().groups.get(name).cloned()
+    }
+
+    pub(crate) fn groups(&self) -> Vec<Arc<Group>> {
+        let mut groups: Vec<_> = self.read().groups.values().cloned().collect();
+        groups.sort_by(|left, right| left.name.cmp(&right.name));
+        groups
+    }
+
+    pub(crate) fn info(&self, name: &str) -> Option<GroupInfo> {
+        self.read().info(name)
+    }
+
+    /// Subscribes to a group's events. The snapshot is of the very moment at which the subscription begins.
+    pub(crate) fn subscribe(&self, name: &str) -> Option<(GroupInfo, broadcast::Receiver<Arc<Event>>)> {
+        let mut fleet = self.write();
+        let info = fleet.info(name)?;
+        let sender = fleet
+            .subscribers
+            .entry(name.to_owned())
+            .or_insert_with(|| broadcast::Sender::new(limits::SUBSCRIBER_EVENTS_MAX));
+        Some((info, sender.subscribe()))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Fleet> {
+        self.fleet.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Fleet> {
+        self.fleet.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Fleet {
+    /// Takes in one change; returns the group it is about.
+    fn change(&mut self, change: Change) -> Option<String> {
+        let revision = change.revision();
+        let name = match Place::of(change.key())? {
+            Place::Host(host) => {
+                self.change_host(host, change);
+                return None;
+            }
+            Place::Group(name) => {
+                let before = self.before(&name, revision);
+                self.change_group(&name, change);
+                self.tell_group(&name, before, revision);
+                name
+            }
+            Place::Member(name, id) => {
+                let before = self.before(&name, revision);
+                let event = self.change_member(&name, id, change);
+                let after = self.groups.get(&name).and_then(|group| group.leading());
+                self.tell_leader(&name, before.1, after, revision);
+                event.into_iter().for_each(|event| self.tell(&name, event));
+                name
+            }
+        };
+        if self.groups.get(&name).is_some_and(|group| group.record.is_none() && group.members.is_empty()) {
+            self.groups.remove(&name);
+            self.subscribers.remove(&name);
+        }
+        Some(name)
+    }
+
+    /// Marks a group as changed and returns what must be compared afterwards: its epoch and who led.
+    fn before(&mut self, name: &str, revision: Revision) -> (Option<u64>, Option<LeaderInfo>) {
+        let group = self.group_mut(name);
+        group.version = group.version.max(revision);
+        (group.record.as_ref().map(|(record, _)| record.epoch), group.leading())
+    }
+
+    fn group_mut(&mut self, name: &str) -> &mut Group {
+        let group = self.groups.entry(name.to_owned()).or_default();
+        let group = Arc::make_mut(group);
+        if group.name.is_empty() {
+            group.name = name.to_owned();
+        }
+        group
+    }
+
+    fn change_host(&mut self, host: String, change: Change) {
+        match change {
+            Change::Put(record) => match decode::<HostRecord>(&record) {
+                Ok(value) => drop(self.hosts.insert(host, value)),
+                Err(error) => warn!(%error, "a host's record cannot be read"),
+            },
+            Change::Deleted { .. } => drop(self.hosts.remove(&host)),
+        }
+    }
+
+    fn change_group(&mut self, name: &str, change: Change) {
+        let record = match change {
+            Change::Deleted { .. } => None,
+            Change::Put(record) => match group_of(&record) {
+                Ok(value) => Some((value, record.stamp)),
+                Err(error) => return warn!(%error, "a group's record cannot be read"),
+            },
+        };
+        self.group_mut(name).record = record;
+    }
+
+    fn change_member(&mut self, name: &str, id: String, change: Change) -> Vec<Event> {
+        let group = self.group_mut(name);
+        match change {
+            Change::Put(record) => {
+                let member = match member_of(&record) {
+                    Ok(member) => Arc::new(member),
+                    Err(error) => {
+                        warn!(%error, "a member's record cannot be read");
+                        return Vec::new();
+                    }
+                };
+                let revision = record.stamp.modified;
+                let joined = Event::Joined { member: member.info(), revision };
+                match group.members.insert(id, member) {
+                    Some(former) => vec![former.left(Cause::Deleted, revision), joined],
+                    None => vec![joined],
+                }
+            }
+            Change::Deleted { revision, cause, .. } => {
+                group.members.remove(&id).map(|member| member.left(cause, revision)).into_iter().collect()
+            }
+        }
+    }
+
+    /// Tells what follows from a change of the group's record.
+    fn tell_group(&self, name: &str, before: (Option<u64>, Option<LeaderInfo>), revision: Revision) {
+        let Some(group) = self.groups.get(name) else { return };
+        let Some((record, _)) = &group.record else {
+            return self.tell(name, Event::Deleted { revision });
+        };
+        self.tell_leader(name, before.1, group.leading(), revision);
+        if before.0.is_some_and(|epoch| epoch != record.epoch) {
+            let event = Event::Bound { binding: record.binding.clone(), epoch: record.epoch, revision };
+            self.tell(name, event);
+        }
+    }
+
+    fn tell_leader(
+        &self,
+        name: &str,
+        before: Option<LeaderInfo>,
+        after: Option<LeaderInfo>,
+        revision: Revision,
+    ) {
+        let term = |leader: &Option<LeaderInfo>| leader.as_ref().map(|leader| leader.term);
+        match (before, after) {
+            (before, after) if term(&before) == term(&after) => {}
+            (_, Some(leader)) => self.tell(name, Event::Elected { leader, revision }),
+            (Some(before), None) => {
+                self.tell(name, Event::Vacated { member: before.member, term: before.term, revision });
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn tell(&self, name: &str, event: Event) {
+        if let Some(sender) = self.subscribers.get(name) {
+            // Nobody listening is no error.
+            let _ = sender.send(Arc::new(event));
+        }
+    }
+
+    /// Begins anew from a snapshot; subscribers are shown one too, never a silent gap.
+    fn replace(&mut self, records: Vec<Record>) -> BTreeSet<String> {
+        let mut touched: BTreeSet<String> = self.groups.keys().cloned().collect();
+        let subscribers = std::mem::take(&mut self.subscribers);
+        self.groups.clear();
+        self.hosts.clear();
+        touched.extend(records.into_iter().filter_map(|record| self.change(Change::Put(record))));
+        self.subscribers = subscribers;
+        for name in self.subscribers.keys() {
+            let event = match self.info(name) {
+                Some(group) => Event::Snapshot { group },
+                None => Event::Deleted { revision: self.revision },
+            };
+            self.tell(name, event);
+        }
+        touched
+    }
+
+    fn info(&self, name: &str) -> Option<GroupInfo> {
+        let group = self.groups.get(name)?;
+        let (record, _) = group.record.as_ref()?;
+        let hosts = self.hosts.iter().map(|(id, host)| host_view(id, host, name, record.epoch));
+        Some(GroupInfo {
+            name: name.to_owned(),
+            revision: self.revision.max(group.version),
+            members: group.by_seniority().into_iter().map(|member| member.info()).collect(),
+            leader: group.leading(),
+            binding: record.binding.clone(),
+            epoch: record.epoch,
+            hosts: hosts.collect(),
+        })
+    }
+}
+
+impl Group {
+    /// Returns the members, oldest first: the store's order of joining, no host's clock.
+    pub(crate) fn by_seniority(&self) -> Vec<&Arc<Member>> {
+        let mut members: Vec<_> = self.members.values().collect();
+        members.sort_by(|left, right| {
+            (left.stamp.created, &left.record.id).cmp(&(right.stamp.created, &right.record.id))
+        });
+        members
+    }
+
+    /// Returns the term recorded, if its member is still here: a stay that is over never comes back, so a record of
+    /// a gone stay means that nobody leads.
+    pub(crate) fn term(&self) -> Option<(&LeaderRecord, Revision)> {
+        let leader = self.record.as_ref()?.0.leader.as_ref()?;
+        self.stay(&leader.member, &leader.incarnation)?;
+        Some((leader, leader.token()))
+    }
+
+    /// Returns a member, if it is still in this stay.
+    pub(crate) fn stay(&self, id: &str, incarnation: &str) -> Option<&Arc<Member>> {
+        self.members.get(id).filter(|member| member.record.incarnation == incarnation)
+    }
+
+    /// Returns who leads now.
+    pub(crate) fn leading(&self) -> Option<LeaderInfo> {
+        let (leader, term) = self.term().filter(|(leader, _)| leader.leads())?;
+        Some(LeaderInfo {
+            member: leader.member.clone(),
+            incarnation: leader.incarnation.clone(),
+            host: leader.host.clone(),
+            term,
+            since_ms: leader.since_ms,
+            successor: leader.handover.as_ref().map(|handover| handover.nominee.clone()),
+            revoked: leader.revoke.is_some(),
+        })
+    }
+
+    pub(crate) fn summary(&self) -> Option<GroupSummary> {
+        let (record, _) = self.record.as_ref()?;
+        Some(GroupSummary {
+            name: self.name.clone(),
+            members: self.members.len(),
+            leader: self.leading().map(|leader| leader.member),
+            policy: record.binding.as_ref().map(|binding| binding.policy.clone()),
+        })
+    }
+}
+
+impl Member {
+    fn info(&self) -> MemberInfo {
+        MemberInfo {
+            id: self.record.id.clone(),
+            incarnation: self.record.incarnation.clone(),
+            host: self.record.host.clone(),
+            metadata: self.record.metadata.clone(),
+            joined_ms: self.record.joined_ms,
+            since: self.stamp.created,
+        }
+    }
+
+    fn left(&self, cause: Cause, revision: Revision) -> Event {
+        let incarnation = self.record.incarnation.clone();
+        Event::Left { id: self.record.id.clone(), incarnation, cause, revision }
+    }
+}
+
+/// Reads a member's record.
+pub(crate) fn member_of(record: &Record) -> althing_core::Result<Member> {
+    Ok(Member { record: decode(record)?, stamp: record.stamp, session: record.session })
+}
+
+/// Returns a member as it is shown.
+pub(crate) fn member_info(record: &Record) -> althing_core::Result<MemberInfo> {
+    member_of(record).map(|member| member.info())
+}
+
+fn host_view(id: &str, host: &HostRecord, group: &str, epoch: u64) -> HostView {
+    let followed = host.epochs.get(group).copied().unwrap_or(0);
+    HostView {
+        id: id.to_owned(),
+        name: host.name.clone(),
+        epoch: followed,
+        behind: followed < epoch,
+        reason: host.behind.get(group).cloned(),
+    }
+}

@@ -1,0 +1,250 @@
+//! Members: join, leave, and join again after a loss.
+
+use std::sync::Arc;
+
+use althing_core::info::{JoinAsk, Joined, SessionEvent};
+use althing_core::{Error, Guard, Kind, Record, Result, SessionId, Txn, limits};
+use tracing::{info, warn};
+
+use crate::apply::{Applied, Read, contended, no_group};
+use crate::layout::{GroupRecord, MemberRecord, encode, group_key, member_key};
+use crate::mirror::{member_info, member_of};
+use crate::sessions::{LocalMember, Placed, resume_digest};
+use crate::{Host, Runtime, SessionKey, admit};
+
+impl Runtime {
+    /// Joins a group. The member stays until it leaves or its session ends; then its record goes.
+    ///
+    /// Fails with `Exists` while another stay of that id is live, unless that stay is this session's own, a ghost of this
+    /// host's former run, or one whose resume key is presented: those are superseded.
+    pub async fn join(&self, key: &SessionKey, group: &str, ask: JoinAsk) -> Result<Joined> {
+        admit::name("group", group)?;
+        admit::name("member", &ask.id)?;
+        admit::metadata(&ask.metadata)?;
+        self.0.sessions.room(key)?;
+        self.0.join(&key.id, group, ask).await
+    }
+
+    /// Leaves a group; a leader resigns first. Leaving what was left succeeds.
+    pub async fn leave(&self, key: &SessionKey, group: &str, id: &str) -> Result<()> {
+        self.0.sessions.check(key)?;
+        let Some(member) = self.0.sessions.placed(&key.id, group, id) else { return Ok(()) };
+        let placed = Placed { session: key.id.clone(), group: group.to_owned(), member };
+        self.0.leave(&placed).await
+    }
+}
+
+impl Host {
+    pub(crate) async fn join(&self, session: &str, group: &str, ask: JoinAsk) -> Result<Joined> {
+        let resume = format!("{:032x}", self.chance.bits());
+        let incarnation = self.nonce();
+        let member = LocalMember { incarnation, ask, resume };
+        let record = self.write_member(session, group, &member).await?;
+        let joined = Joined { member: member_info(&record)?, resume: member.resume.clone() };
+        let placed = Placed { session: session.to_owned(), group: group.to_owned(), member: member.clone() };
+        if let Err(error) = self.sessions.place(session, group, member) {
+            // The session ended while the member joined: nothing of it may stay behind.
+            self.leave(&placed).await?;
+            return Err(error);
+        }
+        self.settle(record.stamp.modified).await;
+        self.elections.wake(group);
+        Ok(joined)
+    }
+
+    /// Writes the member's record, made anew from fresh reads as long as others write first.
+    async fn write_member(&self, session: &str, group: &str, member: &LocalMember) -> Result<Record> {
+        for round in 0..limits::CONFLICT_TRIES {
+            let anchor = self.anchor.held().ok_or_else(|| no_lease("join"))?;
+            let Some(read) = self.group_to_join(group, &member.ask, round == 0).await? else { continue };
+            let key = member_key(group, &member.ask.id);
+            let former = self.driver.get(&key).await?;
+            if let Some(former) = &former {
+                self.may_supersede(session, group, member, former)?;
+            }
+            let value = encode(&self.member_record(member));
+            let txn = Txn::new().guard(read.guard).guard(Guard::since(&key, former.as_ref())).put_owned(
+                key.clone(),
+                value,
+                anchor,
+            );
+            let landed =
+                async || Ok(self.find_member(group, member).await?.map(|found| found.stamp.modified));
+            if let Applied::At(_) = self.commit_known(txn, landed).await? {
+                return self.find_member(group, member).await?.ok_or_else(|| no_lease("join"));
+            }
+        }
+        Err(contended(group))
+    }
+
+    /// Returns the group to join, made if the member asks for that; `None` when it must be looked at again.
+    async fn group_to_join(&self, group: &str, ask: &JoinAsk, seen: bool) -> Result<Option<Read>> {
+        let read = match self.seen_group(group).filter(|_| seen) {
+            Some(read) => read,
+            None => match self.read_group(group).await {
+                Ok(read) => read,
+                Err(error) if error.kind() == Kind::NotFound && ask.create => {
+                    self.make_group(group).await?;
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        if read.record.closing {
+            return Err(no_group(group).with("closing", true));
+        }
+        let members = self.mirror.group(group).map_or(0, |group| group.members.len());
+        if members >= limits::GROUP_MEMBERS_MAX {
+            return Err(Error::new(Kind::TooLarge, "join", "the group has as many members as it can")
+                .with("group", group)
+                .with("members_max", limits::GROUP_MEMBERS_MAX));
+        }
+        Ok(Some(read))
+    }
+
+    fn member_record(&self, member: &LocalMember) -> MemberRecord {
+        MemberRecord {
+            id: member.ask.id.clone(),
+            incarnation: member.incarnation.clone(),
+            host: self.identity.id.clone(),
+            host_incarnation: self.identity.incarnation.clone(),
+            joined_ms: self.clock.wall_ms(),
+            metadata: member.ask.metadata.clone(),
+            resume: resume_digest(&member.resume),
+        }
+    }
+
+    /// Fails unless a live record of this id is a ghost, or the caller's own.
+    fn may_supersede(&self, session: &str, group: &str, member: &LocalMember, former: &Record) -> Result<()> {
+        let stay = member_of(former)?.record;
+        let own_ghost = stay.host == self.identity.id && stay.host_incarnation != self.identity.incarnation;
+        let resumed = member.ask.resume.as_deref().is_some_and(|key| resume_digest(key) == stay.resume);
+        let own = self
+            .sessions
+            .placed(session, group, &stay.id)
+            .is_some_and(|local| local.incarnation == stay.incarnation);
+        if own_ghost || resumed || own || stay.incarnation == member.incarnation {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Exists, "join", "a live member has that id")
+            .with("group", group)
+            .with("member", &stay.id)
+            .with("host", &stay.host)
+            .advise("Choose another id, wait until its session ends, or present its resume key"))
+    }
+
+    async fn find_member(&self, group: &str, member: &LocalMember) -> Result<Option<Record>> {
+        let Some(record) = self.driver.get(&member_key(group, &member.ask.id)).await? else {
+            return Ok(None);
+        };
+        let found = member_of(&record)?;
+        Ok((found.record.incarnation == member.incarnation).then_some(record))
+    }
+
+    /// Removes a member and, in the same transaction, its leadership. What this host has seen is tried first: when a
+    /// leader's process dies, every round trip counts.
+    pub(crate) async fn leave(&self, placed: &Placed) -> Result<()> {
+        let (group, id) = (placed.group.as_str(), placed.member.ask.id.as_str());
+        self.sessions.displace(&placed.session, group, id, &placed.member.incarnation);
+        for round in 0..limits::CONFLICT_TRIES {
+            let Some(txn) = self.leave_txn(placed, round == 0).await? else { return Ok(()) };
+            let gone = async || {
+                let left = self.find_member(group, &placed.member).await?.is_none();
+                Ok(left.then_some(althing_core::Revision::ZERO))
+            };
+            if let Applied::At(revision) = self.commit_known(txn, gone).await? {
+                self.settle(revision).await;
+                return Ok(());
+            }
+        }
+        Err(contended(group))
+    }
+
+    /// Makes the transaction of a leave; `None` when the stay is over already.
+    async fn leave_txn(&self, placed: &Placed, seen: bool) -> Result<Option<Txn>> {
+        let (group, member) = (&placed.group, &placed.member);
+        let key = member_key(group, &member.ask.id);
+        let image = self.mirror.group(group).filter(|_| seen);
+        let known = image.as_ref().and_then(|image| image.stay(&member.ask.id, &member.incarnation));
+        let (read, stamp) = match (known, self.seen_group(group).filter(|_| seen)) {
+            (Some(known), Some(read)) => (Some(read), known.stamp),
+            _ => {
+                let Some(record) = self.find_member(group, member).await? else { return Ok(None) };
+                (self.read_group(group).await.ok(), record.stamp)
+            }
+        };
+        let txn = Txn::new().guard(Guard::Unchanged(key.clone(), stamp)).delete(key);
+        let leads = |read: &Read| {
+            read.record.leader.as_ref().is_some_and(|leader| leader.incarnation == member.incarnation)
+        };
+        Ok(Some(match read.filter(leads) {
+            Some(read) => {
+                let record = GroupRecord { leader: None, nonce: self.nonce(), ..read.record };
+                txn.guard(read.guard).put(group_key(group), encode(&record))
+            }
+            None => txn,
+        }))
+    }
+
+    /// Sees to it that members leave, however long the backend stays away: unless the host's session has
+    /// ended, which removes them as well.
+    pub(crate) async fn leave_all(self: Arc<Self>, members: Vec<Placed>, anchor: Option<SessionId>) {
+        for placed in members {
+            let mut pause = limits::RETRY_PAUSE;
+            while let Err(error) = self.leave(&placed).await {
+                if self.anchor.state().session != anchor || error.kind() == Kind::NotFound {
+                    break;
+                }
+                warn!(group = placed.group, member = placed.member.ask.id, %error, "cannot leave yet");
+                self.clock.sleep(pause).await;
+                pause = (pause * 2).min(limits::CALL_DEADLINE);
+            }
+        }
+    }
+
+    /// After the host lost its session: joins everybody again under new incarnations, and says so.
+    pub(crate) async fn rejoin_all(self: Arc<Self>) {
+        let anchor = self.anchor.state().session;
+        for placed in self.sessions.all_placed() {
+            let mut pause = limits::RETRY_PAUSE;
+            while !self.rejoin(&placed).await {
+                if self.anchor.state().session != anchor {
+                    return;
+                }
+                self.clock.sleep(pause).await;
+                pause = (pause * 2).min(limits::CALL_DEADLINE);
+            }
+        }
+    }
+
+    /// Joins one member again. Returns whether that is settled: it joined, or it cannot.
+    async fn rejoin(&self, placed: &Placed) -> bool {
+        let (group, member) = (placed.group.clone(), placed.member.ask.id.clone());
+        let ask = JoinAsk { resume: Some(placed.member.resume.clone()), ..placed.member.ask.clone() };
+        let event = match self.join(&placed.session, &group, ask).await {
+            Ok(joined) => {
+                info!(group, member, "joined again");
+                SessionEvent::Rejoined { group, member, incarnation: joined.member.incarnation }
+            }
+            Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Timeout | Kind::Conflict) => {
+                return false;
+            }
+            Err(error) => {
+                self.sessions.displace(&placed.session, &group, &member, &placed.member.incarnation);
+                SessionEvent::Removed { group, member, reason: error.to_string() }
+            }
+        };
+        self.sessions.tell(&placed.session, event);
+        true
+    }
+}
+
+/// The error while this host has no session in the backend.
+pub(crate) fn no_lease(operation: &'static str) -> Error {
+    Error::new(
+        Kind::Unavailable,
+        operation,
+        "this host has lost its session in the backend and is getting a new one",
+    )
+    .advise("Try again shortly; `althing drivers` and the host's log tell how the backend is")
+}

@@ -1,0 +1,7 @@
+//! What services use, written once against the driver trait.
+
+pub(crate) mod election;
+pub(crate) mod group;
+pub(crate) mod handover;
+pub(crate) mod member;
+pub(crate) mod policy;

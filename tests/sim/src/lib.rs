@@ -1,0 +1,231 @@
+//! Fleets of hosts in one process, with faults on their way to the backend.
+//!
+//! The hosts are real runtimes on one shared in-memory store; each reaches it through a chaos layer of its own, so
+//! that a test can cut off or slow down one host alone. A [`Witness`] records every term as the store orders them and
+//! looks at what every host believes to hold.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "only tests use this; what fails here fails the test"
+)]
+
+mod witness;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use althing_core::info::{Event, GroupInfo, JoinAsk, Joined, SessionAsk, SessionEvent};
+use althing_core::layers::{Chaos, Faults};
+use althing_core::{Chance, Clock, Driver, Principal, Secret, SeededChance, SystemClock};
+use althing_driver_memory::Memory;
+use althing_engine::{Bundle, Engine, EngineConfig};
+use althing_runtime::{GroupStream, Runtime, RuntimeConfig, SessionKey, SessionStream, Tuning};
+use bytes::Bytes;
+
+pub use witness::{Term, Witness};
+
+/// The longest a test waits for anything: far longer than it takes, so that reaching it is a failure.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Several hosts on one store.
+#[derive(Debug)]
+pub struct Fleet {
+    /// The hosts.
+    pub hosts: Vec<Host>,
+    /// The store, with no faults on the way.
+    pub store: Arc<dyn Driver>,
+}
+
+/// One host and the switches of its way to the store.
+#[derive(Debug)]
+pub struct Host {
+    /// The host.
+    pub runtime: Runtime,
+    /// What goes wrong on its way to the store.
+    pub faults: Arc<Faults>,
+}
+
+/// How fleets in tests are paced: like the default, several times faster.
+pub fn quick() -> Tuning {
+    Tuning {
+        claim_window: Duration::from_millis(150),
+        handover_window: Duration::from_millis(400),
+        tenure_min: Duration::from_millis(50),
+        moves_per_minute: 12,
+        passed_backoff: Duration::from_secs(30),
+    }
+}
+
+impl Fleet {
+    /// Starts `count` hosts with a lease of one second.
+    pub async fn start(count: usize, tuning: Tuning) -> Fleet {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let chance: Arc<dyn Chance> = Arc::new(SeededChance::new(1));
+        let store: Arc<dyn Driver> = Arc::new(Memory::new(clock, chance));
+        let mut fleet = Fleet { hosts: Vec::new(), store };
+        for index in 0..count {
+            fleet.add_host(index as u64 + 2, tuning).await;
+        }
+        fleet
+    }
+
+    /// Starts one more host.
+    pub async fn add_host(&mut self, seed: u64, tuning: Tuning) {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let chance: Arc<dyn Chance> = Arc::new(SeededChance::new(seed));
+        let chaos = Chaos::new(self.store.clone(), clock.clone(), chance.clone());
+        let faults = chaos.faults();
+        let config = RuntimeConfig {
+            name: format!("host-{}", self.hosts.len()),
+            lease: Duration::from_secs(1),
+            allow_unsigned: true,
+            chance,
+            tuning,
+            ..RuntimeConfig::new(tokio::runtime::Handle::current())
+        };
+        let engine = Engine::new(EngineConfig::default()).unwrap();
+        let runtime = Runtime::start(config, Arc::new(chaos), engine).await.unwrap();
+        self.hosts.push(Host { runtime, faults });
+    }
+
+    /// Creates a group and waits until every host sees it.
+    pub async fn create(&self, group: &str) {
+        self.hosts[0].runtime.create_group(&Principal::Embedder, group).await.unwrap();
+        for host in &self.hosts {
+            let runtime = host.runtime.clone();
+            eventually("the group is seen", || runtime.group(group).is_ok()).await;
+        }
+    }
+}
+
+impl Host {
+    /// Opens a session as code in this process does.
+    pub fn session(&self) -> Client {
+        self.session_with(SessionAsk { ttl_ms: Some(600_000), ..SessionAsk::default() }, false)
+    }
+
+    /// Opens a session as asked.
+    pub fn session_with(&self, ask: SessionAsk, remote: bool) -> Client {
+        let grant = self.runtime.open_session(&Principal::Embedder, ask, remote).unwrap();
+        let key = SessionKey { id: grant.id, secret: Secret::new(grant.secret) };
+        Client { runtime: self.runtime.clone(), key }
+    }
+
+    /// Pushes and waits until it is done.
+    pub async fn push(&self, bundle: &Bundle) {
+        let job = self.runtime.push(&Principal::Embedder, Bytes::from(bundle.pack())).unwrap();
+        let job = self.runtime.job_done(&job.id, PATIENCE).await.unwrap();
+        assert!(job.done && job.error.is_none(), "{job:?}");
+    }
+
+    /// Binds a pushed policy.
+    pub async fn activate(&self, group: &str, policy: &str) -> GroupInfo {
+        self.runtime.activate(&Principal::Embedder, group, policy, None).await.unwrap()
+    }
+}
+
+/// A client session.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Its host.
+    pub runtime: Runtime,
+    /// Its key.
+    pub key: SessionKey,
+}
+
+impl Client {
+    /// Joins with a weight.
+    pub async fn join(&self, group: &str, id: &str, weight: u32) -> Joined {
+        let metadata = [("weight".to_owned(), weight.to_string())].into();
+        let ask = JoinAsk { id: id.into(), metadata, ..JoinAsk::default() };
+        self.runtime.join(&self.key, group, ask).await.unwrap()
+    }
+
+    /// Leaves.
+    pub async fn leave(&self, group: &str, id: &str) {
+        self.runtime.leave(&self.key, group, id).await.unwrap();
+    }
+
+    /// Ends the session.
+    pub async fn end(&self) {
+        self.runtime.end_session(&self.key).await.unwrap();
+    }
+
+    /// Follows the session.
+    pub fn events(&self) -> SessionStream {
+        self.runtime.session_events(&self.key).unwrap()
+    }
+}
+
+/// Waits until `condition` holds; fails after [`PATIENCE`].
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let clock = SystemClock;
+    let deadline = clock.now() + PATIENCE;
+    while !condition() {
+        assert!(clock.now() < deadline, "never: {what}");
+        clock.sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Waits until `group` is led by `member` as this host sees it.
+pub async fn led_by(runtime: &Runtime, group: &str, member: &str) {
+    let what = format!("{group} is led by {member}");
+    let leader = || runtime.group(group).ok()?.leader.map(|leader| leader.member);
+    eventually(&what, || leader().as_deref() == Some(member)).await;
+}
+
+/// Returns the next event of a group that `wanted` picks.
+pub async fn next_event<T>(stream: &mut GroupStream, mut wanted: impl FnMut(&Event) -> Option<T>) -> T {
+    let search = async {
+        loop {
+            let event = stream.next().await.expect("the stream goes on");
+            if let Some(found) = wanted(&event) {
+                return found;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, search).await.expect("the event comes")
+}
+
+/// Returns the next event of a session that `wanted` picks.
+pub async fn next_told<T>(
+    stream: &mut SessionStream,
+    mut wanted: impl FnMut(&SessionEvent) -> Option<T>,
+) -> T {
+    let search = async {
+        loop {
+            let event = stream.next().await.expect("the stream goes on");
+            if let Some(found) = wanted(&event) {
+                return found;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, search).await.expect("the event comes")
+}
+
+/// Returns the folder of the whole project.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// Opens a shipped policy.
+pub fn shipped(name: &str) -> Bundle {
+    Bundle::open(&root().join("policies").join(name)).unwrap()
+}
+
+/// Makes a bundle, without cases, of a guest that misbehaves.
+pub fn fixture(name: &str, version: u32) -> Bundle {
+    let folder = tempfile::tempdir().unwrap();
+    let component = root().join(format!("guests/fixtures/built/{name}.wasm"));
+    std::fs::copy(&component, folder.path().join("guest.wasm"))
+        .unwrap_or_else(|error| panic!("{}: {error}; run cargo xtask guests", component.display()));
+    let manifest = format!(
+        "name = \"{name}\"\nversion = \"0.0.{version}\"\nkind = \"election\"\ncomponent = \"guest.wasm\"\n"
+    );
+    std::fs::write(folder.path().join("policy.toml"), manifest).unwrap();
+    std::fs::write(folder.path().join("README.md"), name).unwrap();
+    Bundle::open(folder.path()).unwrap()
+}
