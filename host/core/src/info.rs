@@ -228,7 +228,11 @@ impl From<&crate::Error> for ErrorInfo {
             effect: error.effect(),
             message: error.to_string(),
             advice: error.advice().map(String::from),
-            context: error.context().iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+            context: error
+                .context()
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect(),
         }
     }
 }
@@ -479,4 +483,3 @@ pub enum StoodDown {
     /// Nobody led.
     Vacant,
 }
-

@@ -71,6 +71,13 @@ impl Anchor {
         Ok(session.id)
     }
 
+    /// Gives the session up: nothing is held by it any more. Returns it, to be ended in the store.
+    pub(crate) fn give_up(&self) -> Option<SessionId> {
+        let state = self.state();
+        self.set(None, state.deadline, Standing::Lost);
+        state.session
+    }
+
     /// Keeps the session alive for ever; when it is lost, ends it and opens another.
     pub(crate) async fn run(&self) {
         loop {

@@ -44,8 +44,10 @@ impl Host {
         loop {
             let delta = watch.next().await?;
             *pause = limits::RETRY_PAUSE;
-            for group in self.mirror.apply(delta) {
-                self.elections.wake(&group);
+            let touched = self.mirror.apply(delta);
+            touched.groups.iter().for_each(|group| self.elections.wake(group));
+            if touched.hosts {
+                self.elections.wake_all();
             }
             self.following.look.notify_one();
         }

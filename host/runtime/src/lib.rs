@@ -109,9 +109,10 @@ impl Runtime {
     /// Ends the host: its members leave, what it held is lost, its session is closed. Stopping twice is fine.
     pub async fn stop(&self) {
         self.0.ended.cancel();
+        let session = self.0.anchor.give_up();
         self.0.sessions.stand(Standing::Lost);
         self.0.sessions.remove_all("the host ends");
-        if let Some(session) = self.0.anchor.state().session
+        if let Some(session) = session
             && let Err(error) = self.0.driver.close(session).await
         {
             tracing::warn!(%error, "the host's session is not closed: what it owned goes when its lease ends");

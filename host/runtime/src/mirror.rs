@@ -26,6 +26,15 @@ struct Fleet {
     revision: Revision,
 }
 
+/// What a delta changed.
+#[derive(Debug)]
+pub(crate) struct Touched {
+    /// The groups, by name.
+    pub groups: BTreeSet<String>,
+    /// A host came, went, or followed a binding.
+    pub hosts: bool,
+}
+
 /// One group as it was seen.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Group {
@@ -45,19 +54,21 @@ pub(crate) struct Member {
 }
 
 impl Mirror {
-    /// Takes in a delta and returns the names of the groups that changed.
-    pub(crate) fn apply(&self, delta: Delta) -> BTreeSet<String> {
+    /// Takes in a delta and returns what changed.
+    pub(crate) fn apply(&self, delta: Delta) -> Touched {
         let mut fleet = self.write();
-        let (touched, revision) = match delta {
+        let hosts = fleet.hosts.clone();
+        let (groups, revision) = match delta {
             Delta::Changes { changes, revision } => {
                 (changes.into_iter().filter_map(|change| fleet.change(change)).collect(), revision)
             }
             Delta::Resync { records, revision } => (fleet.replace(records), revision),
         };
         fleet.revision = revision;
+        let hosts = fleet.hosts != hosts;
         drop(fleet);
         self.seen.send_replace(Some(revision));
-        touched
+        Touched { groups, hosts }
     }
 
     /// Waits until what was committed at `revision` is seen here.
@@ -88,6 +99,12 @@ impl Mirror {
 
     pub(crate) fn info(&self, name: &str) -> Option<GroupInfo> {
         self.read().info(name)
+    }
+
+    /// Tells whether a host has not followed a group to this epoch yet, as far as it has said.
+    pub(crate) fn is_behind(&self, host: &str, group: &str, epoch: u64) -> bool {
+        let fleet = self.read();
+        fleet.hosts.get(host).and_then(|host| host.epochs.get(group).copied()).unwrap_or(0) < epoch
     }
 
     /// Subscribes to a group's events. The snapshot is of the very moment at which the subscription begins.

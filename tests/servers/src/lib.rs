@@ -13,8 +13,10 @@
 
 mod process;
 mod redis;
+mod suite;
 
 pub use redis::{Redis, RedisOptions};
+pub use suite::{Test, run};
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use althing_core::info::{Event, GroupInfo, JoinAsk, Joined, SessionAsk, SessionEvent};
-use althing_core::layers::{Chaos, Faults};
+use althing_core::layers::{self, Chaos, Faults};
 use althing_core::{Chance, Clock, Driver, Principal, Secret, SeededChance, SystemClock};
 use althing_driver_memory::Memory;
 use althing_engine::{Bundle, Engine, EngineConfig};
@@ -60,34 +60,39 @@ pub fn quick() -> Tuning {
 }
 
 impl Fleet {
-    /// Starts `count` hosts with a lease of one second.
+    /// Starts `count` hosts on one in-memory store, with a lease of one second.
     pub async fn start(count: usize, tuning: Tuning) -> Fleet {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let chance: Arc<dyn Chance> = Arc::new(SeededChance::new(1));
-        let store: Arc<dyn Driver> = Arc::new(Memory::new(clock, chance));
-        let mut fleet = Fleet { hosts: Vec::new(), store };
+        let store: Arc<dyn Driver> =
+            Arc::new(Memory::new(Arc::new(SystemClock), Arc::new(SeededChance::new(1))));
+        let mut fleet = Fleet::on(store.clone());
         for index in 0..count {
-            fleet.add_host(index as u64 + 2, tuning).await;
+            fleet.add_host(store.clone(), index as u64 + 2, tuning).await;
         }
         fleet
     }
 
-    /// Starts one more host.
-    pub async fn add_host(&mut self, seed: u64, tuning: Tuning) {
+    /// Makes a fleet without hosts.
+    pub fn on(store: Arc<dyn Driver>) -> Fleet {
+        Fleet { hosts: Vec::new(), store }
+    }
+
+    /// Starts one more host, which reaches the store by `way`.
+    pub async fn add_host(&mut self, way: Arc<dyn Driver>, seed: u64, tuning: Tuning) {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let chance: Arc<dyn Chance> = Arc::new(SeededChance::new(seed));
-        let chaos = Chaos::new(self.store.clone(), clock.clone(), chance.clone());
+        let chaos = Chaos::new(way, clock.clone(), chance.clone());
         let faults = chaos.faults();
         let config = RuntimeConfig {
             name: format!("host-{}", self.hosts.len()),
             lease: Duration::from_secs(1),
             allow_unsigned: true,
-            chance,
+            chance: chance.clone(),
             tuning,
             ..RuntimeConfig::new(tokio::runtime::Handle::current())
         };
+        let driver = layers::stack(Arc::new(chaos), clock, chance, tokio::runtime::Handle::current());
         let engine = Engine::new(EngineConfig::default()).unwrap();
-        let runtime = Runtime::start(config, Arc::new(chaos), engine).await.unwrap();
+        let runtime = Runtime::start(config, driver, engine).await.unwrap();
         self.hosts.push(Host { runtime, faults });
     }
 

@@ -64,7 +64,7 @@ impl Runtime {
         }
     }
 
-    /// Deletes an empty group. Fails with `Busy` while it has members, and changes nothing then.
+    /// Deletes an empty group. Fails with `Conflict` while it has members, and changes nothing then.
     pub async fn delete_group(&self, _by: &Principal, name: &str) -> Result<()> {
         admit::name("group", name)?;
         self.0.delete_group(name).await
@@ -106,7 +106,7 @@ impl Host {
         };
         if occupied {
             self.mark_closing(name, false).await?;
-            return Err(Error::new(Kind::Busy, "delete group", "the group has members")
+            return Err(Error::new(Kind::Conflict, "delete group", "the group has members")
                 .with("group", name)
                 .advise("Let them leave first"));
         }

@@ -83,16 +83,25 @@ impl Election {
                 let best = ranked.iter().filter_map(|id| seen.group.members.get(id)).find(open).cloned();
                 let allowed = cap.max(since + self.host.config.tuning.tenure_min);
                 match best {
-                    Some(best) if best.record.incarnation != leader.incarnation => {
-                        if seen.now < allowed {
-                            return self.defer(decided, allowed);
-                        }
-                        self.move_to(seen, leader, term, &best, decided).await
+                    Some(best) if best.record.incarnation == leader.incarnation => self.unchanged(decided),
+                    Some(_) if seen.now < allowed => self.defer(decided, allowed),
+                    Some(best) if self.is_not_ready(seen, &best) => {
+                        // Asked again when that host says how far it has come.
+                        self.decided = None;
+                        self.host.record(decided, Outcome::Waiting, None);
+                        self.later()
                     }
-                    _ => self.unchanged(decided),
+                    Some(best) => self.move_to(seen, leader, term, &best, decided).await,
+                    None => self.unchanged(decided),
                 }
             }
         }
+    }
+
+    /// Tells whether a nomination would meet a host that has not loaded the bound rule, and could not accept.
+    fn is_not_ready(&self, seen: &Seen, nominee: &Member) -> bool {
+        !self.is_own(seen, nominee)
+            && self.host.mirror.is_behind(&nominee.record.host, &self.name, seen.record.epoch)
     }
 
     fn unchanged(&self, decided: Decided) -> Next {

@@ -79,7 +79,8 @@ impl Host {
 
     /// Returns the group to join, made if the member asks for that; `None` when it must be looked at again.
     async fn group_to_join(&self, group: &str, ask: &JoinAsk, seen: bool) -> Result<Option<Read>> {
-        let read = match self.seen_group(group).filter(|_| seen) {
+        // What this host has seen may be old: good enough to write on under a guard, not to refuse by.
+        let read = match self.seen_group(group).filter(|read| seen && !read.record.closing) {
             Some(read) => read,
             None => match self.read_group(group).await {
                 Ok(read) => read,

@@ -1,0 +1,38 @@
+//! The one door to standard output and standard error.
+
+use std::io::{self, Write};
+
+use althing::{Error, Kind, Result};
+use serde::Serialize;
+
+/// The operation of errors from here.
+pub(crate) const OPERATION: &str = "print";
+
+/// Writes a line to standard output. Fails with `Closed` when nobody reads it any more.
+pub(crate) fn line(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| {
+        let closed = error.kind() == io::ErrorKind::BrokenPipe;
+        let kind = if closed { Kind::Closed } else { Kind::Internal };
+        Error::new(kind, OPERATION, "standard output cannot be written").because(error)
+    })
+}
+
+/// Writes a value to standard output, as JSON on one line.
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(value).map_err(|error| {
+        Error::new(Kind::Internal, OPERATION, "this cannot be said in JSON").because(error)
+    })?;
+    line(&text)
+}
+
+/// Writes to standard error what went wrong and what to do about it.
+pub(crate) fn error(error: &Error) {
+    let mut text = error.to_string();
+    if let Some(advice) = error.advice() {
+        let sentence = text.strip_suffix(advice).and_then(|text| text.strip_suffix(". "));
+        text = format!("{}\nhelp: {advice}", sentence.unwrap_or(&text));
+    }
+    // Where standard error is closed, nobody can be told of that.
+    let _ = writeln!(io::stderr().lock(), "error: {text}");
+}

@@ -1,0 +1,48 @@
+//! The table of verbs; each lives in a file of its name.
+
+mod decisions;
+mod drivers;
+mod group;
+mod leader;
+mod member;
+mod policy;
+mod serve;
+mod watch;
+
+use althing::Result;
+use clap::Subcommand;
+
+use crate::ask::Host;
+
+/// What `althing` can be told to do.
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    Serve(serve::Serve),
+    Drivers(drivers::Drivers),
+    #[command(subcommand)]
+    Group(group::Group),
+    #[command(subcommand)]
+    Member(member::Member),
+    #[command(subcommand)]
+    Leader(leader::Leader),
+    Watch(watch::Watch),
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    Decisions(decisions::Decisions),
+}
+
+impl Verb {
+    /// Does it.
+    pub(crate) async fn run(self, host: &Host) -> Result<()> {
+        match self {
+            Verb::Serve(verb) => verb.run(host).await,
+            Verb::Drivers(verb) => verb.run(host).await,
+            Verb::Group(verb) => verb.run(host).await,
+            Verb::Member(verb) => verb.run(host).await,
+            Verb::Leader(verb) => verb.run(host).await,
+            Verb::Watch(verb) => verb.run(host).await,
+            Verb::Policy(verb) => verb.run(host).await,
+            Verb::Decisions(verb) => verb.run(host).await,
+        }
+    }
+}

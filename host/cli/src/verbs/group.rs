@@ -1,0 +1,129 @@
+//! `althing group`.
+
+use althing::Result;
+use althing::info::{BindingInfo, GroupInfo, HostView, LeaderInfo, MemberInfo};
+use clap::Subcommand;
+
+use crate::ask::Host;
+use crate::table::{Table, moment, plain};
+
+/// Create, delete, list and show groups
+#[derive(Subcommand)]
+pub(crate) enum Group {
+    /// Create a group
+    Create {
+        /// Its name
+        group: String,
+    },
+    /// Delete a group that has no members
+    Delete {
+        /// Its name
+        group: String,
+    },
+    /// List the groups
+    List,
+    /// Show a group: its members, who leads, by which rule, and which hosts follow
+    Show {
+        /// Its name
+        group: String,
+    },
+}
+
+impl Group {
+    pub(super) async fn run(self, host: &Host) -> Result<()> {
+        let client = host.client()?;
+        match self {
+            Group::Create { group } => {
+                client.create_group(&group).await?;
+                host.done(&format!("created {}", plain(&group)))
+            }
+            Group::Delete { group } => {
+                client.delete_group(&group).await?;
+                host.done(&format!("deleted {}", plain(&group)))
+            }
+            Group::List => {
+                let table = Table::new(["GROUP", "MEMBERS", "LEADER", "POLICY"]);
+                host.show_list(&client.groups().await?, "no groups", table, |table, group| {
+                    let (leader, policy) = (group.leader.clone(), group.policy.clone());
+                    let cells =
+                        [leader.unwrap_or_default(), policy.unwrap_or_else(|| "oldest (built in)".into())];
+                    let [leader, policy] = cells;
+                    table.row([group.name.clone(), group.members.to_string(), leader, policy]);
+                })
+            }
+            Group::Show { group } => host.show(&client.group(&group).await?, lines),
+        }
+    }
+}
+
+/// Describes a group to people.
+pub(crate) fn lines(group: &GroupInfo) -> Vec<String> {
+    let mut lines = vec![
+        format!("group   {}", plain(&group.name)),
+        format!("leader  {}", group.leader.as_ref().map_or("nobody".into(), leader)),
+        format!("policy  {}", rule(group.binding.as_ref(), group.epoch)),
+    ];
+    let host_name = |id: &str| {
+        let known = group.hosts.iter().find(|host| host.id == id);
+        known.map_or(id, |host| &host.name).to_owned()
+    };
+    lines.extend(members(&group.members, host_name));
+    lines.extend(hosts(&group.hosts));
+    lines
+}
+
+/// Describes a leader to people.
+pub(super) fn leader(leader: &LeaderInfo) -> String {
+    let mut text =
+        format!("{}, term {}, since {}", plain(&leader.member), leader.term.0, moment(leader.since_ms));
+    if let Some(successor) = &leader.successor {
+        text.push_str(&format!(", handing over to {}", plain(successor)));
+    }
+    if leader.revoked {
+        text.push_str(", asked to stop");
+    }
+    text
+}
+
+/// Describes the rule that decides to people.
+pub(super) fn rule(binding: Option<&BindingInfo>, epoch: u64) -> String {
+    match binding {
+        None => format!("oldest (built in), epoch {epoch}"),
+        Some(bound) => {
+            let (name, digest) = (plain(&bound.policy), bound.digest.short());
+            format!(
+                "{name} {} ({digest}), epoch {epoch}, bound by {}",
+                plain(&bound.version),
+                plain(&bound.bound_by)
+            )
+        }
+    }
+}
+
+fn members(members: &[MemberInfo], host_name: impl Fn(&str) -> String) -> Vec<String> {
+    let mut table = Table::new(["MEMBER", "HOST", "JOINED", "METADATA"]);
+    for member in members {
+        let metadata: Vec<_> =
+            member.metadata.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        table.row([member.id.clone(), host_name(&member.host), moment(member.joined_ms), metadata.join(" ")]);
+    }
+    spaced(&table)
+}
+
+fn hosts(hosts: &[HostView]) -> Vec<String> {
+    let mut table = Table::new(["HOST", "EPOCH", "FOLLOWS", "ID"]);
+    for host in hosts {
+        let follows = match (&host.reason, host.behind) {
+            (_, false) => "yes".into(),
+            (None, true) => "behind".into(),
+            (Some(reason), true) => format!("behind: {reason}"),
+        };
+        table.row([host.name.clone(), host.epoch.to_string(), follows, host.id.clone()]);
+    }
+    spaced(&table)
+}
+
+fn spaced(table: &Table) -> Vec<String> {
+    let lines = table.lines();
+    if lines.is_empty() { lines } else { [vec![String::new()], lines].concat() }
+}

@@ -1,0 +1,129 @@
+//! `althing member`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use althing::info::{Hold, JoinAsk, SessionEvent};
+use althing::{Error, Kind, Result, limits};
+use althing_client::Membership;
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use crate::ask::{Host, duration};
+use crate::exit::signals;
+use crate::print;
+use crate::table::{now_ms, plain, time};
+
+/// Be a member of a group
+#[derive(Subcommand)]
+pub(crate) enum Member {
+    Join(Join),
+}
+
+/// Join a group, stay, print what happens, and leave on SIGTERM or SIGINT
+#[derive(clap::Args)]
+pub(crate) struct Join {
+    /// The group
+    group: String,
+
+    /// The member's id, unique within the group
+    id: String,
+
+    /// What the member says of itself; rules can read it
+    #[arg(long = "meta", value_name = "NAME=VALUE", value_parser = pair)]
+    metadata: Vec<(String, String)>,
+
+    /// Create the group if there is none
+    #[arg(long)]
+    create: bool,
+
+    /// End the membership when this process was not heard of for so long. The host sees the death of a
+    /// process at once; this is for a process that is stopped or cut off
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = ttl_default())]
+    ttl: Duration,
+}
+
+impl Member {
+    pub(super) async fn run(self, host: &Host) -> Result<()> {
+        let Member::Join(join) = self;
+        join.run(host).await
+    }
+}
+
+impl Join {
+    async fn run(self, host: &Host) -> Result<()> {
+        let (mut terminated, mut interrupted) = signals()?;
+        let mut membership = Membership::open(host.client()?, Some(self.ttl)).await?;
+        let ask = JoinAsk {
+            id: self.id.clone(),
+            metadata: BTreeMap::from_iter(self.metadata),
+            resume: None,
+            create: self.create,
+        };
+        let joined = membership.join(&self.group, &ask).await?;
+        let words = format!("joined    {} as {}", plain(&self.group), plain(&self.id));
+        tell(host, &words, json!({ "event": "joined", "group": self.group, "member": joined.member }))?;
+        loop {
+            let event = tokio::select! {
+                event = membership.next_event() => event,
+                _ = terminated.recv() => break,
+                _ = interrupted.recv() => break,
+            };
+            let Some(event) = event else {
+                return Err(Error::new(Kind::SessionLost, "stay", "the membership ended"));
+            };
+            let value = serde_json::to_value(&event).unwrap_or_default();
+            tell(host, &words_of(&event), value)?;
+        }
+        membership.close().await?;
+        tell(
+            host,
+            &format!("left      {}", plain(&self.group)),
+            json!({ "event": "left", "group": self.group }),
+        )
+    }
+}
+
+fn tell(host: &Host, words: &str, mut value: Value) -> Result<()> {
+    let now = now_ms();
+    if !host.json {
+        return print::line(&format!("{} {words}", time(now)));
+    }
+    if let Value::Object(fields) = &mut value {
+        fields.insert("at_ms".into(), now.into());
+    }
+    print::json(&value)
+}
+
+fn words_of(event: &SessionEvent) -> String {
+    let held = |hold: &Hold| format!("{}, term {}", plain(&hold.group), hold.term.0);
+    match event {
+        SessionEvent::Standing { standing, holds } => {
+            let holds: Vec<_> = holds.iter().map(held).collect();
+            let holds =
+                if holds.is_empty() { String::new() } else { format!("; leads {}", holds.join("; ")) };
+            format!("standing  {}{holds}", format!("{standing:?}").to_lowercase())
+        }
+        SessionEvent::Elected { hold } => format!("leads     {}", held(hold)),
+        SessionEvent::Stop { hold } => format!("stopped   {}", held(hold)),
+        SessionEvent::Lost { hold } => format!("lost      {}", held(hold)),
+        SessionEvent::Rejoined { group, member, .. } => {
+            format!("rejoined  {} as {}", plain(group), plain(member))
+        }
+        SessionEvent::Removed { group, reason, .. } => {
+            format!("removed   {}: {}", plain(group), plain(reason))
+        }
+        SessionEvent::Ended { reason } => format!("ended     {}", plain(reason)),
+    }
+}
+
+fn ttl_default() -> String {
+    format!("{:?}", limits::CLIENT_TTL_DEFAULT)
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("write NAME=VALUE".into()),
+    }
+}

@@ -1,0 +1,262 @@
+//! One method per route.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use althing_core::info::{
+    Decision, Event, GroupInfo, GroupSummary, HostInfo, JobInfo, JoinAsk, Joined, LeaderInfo, PolicyInfo,
+    Renewal, SessionAsk, SessionEvent, SessionGrant, StoodDown,
+};
+use althing_core::{Capability, Digest, Error, Kind, Result, Revision, Secret, limits};
+use bytes::Bytes;
+use hyper::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::connection::{Ask, Connection};
+use crate::wire::{ActivationAsk, GroupAsk, SessionKey, StoppedAsk, path};
+use crate::{Address, EventStream, failure};
+
+/// Speaks to one host. Cheap to clone; clones share the connection that is kept.
+///
+/// Every method fails with what the host answered, kind and effect kept; with [`Kind::Unavailable`] where no
+/// host answers; and with [`Kind::Timeout`] where it does not answer in time.
+#[derive(Clone, Debug)]
+pub struct Client {
+    connection: Arc<Connection>,
+    deadline: Duration,
+}
+
+impl Client {
+    /// Makes a client. Connects at the first request.
+    pub fn new(address: Address) -> Self {
+        Client {
+            connection: Arc::new(Connection::new(address, None)),
+            deadline: limits::CLIENT_CALL_DEADLINE,
+        }
+    }
+
+    /// Makes a client that shows a bearer token, as a host asks for on TCP.
+    pub fn with_token(address: Address, token: Secret) -> Self {
+        let connection = Arc::new(Connection::new(address, Some(token)));
+        Client { connection, deadline: limits::CLIENT_CALL_DEADLINE }
+    }
+
+    /// Returns a client that waits this long for an answer, over the same connection.
+    #[must_use]
+    pub fn within(&self, deadline: Duration) -> Self {
+        Client { connection: self.connection.clone(), deadline }
+    }
+
+    /// Returns where its host answers.
+    pub fn address(&self) -> &Address {
+        &self.connection.address
+    }
+
+    /// Describes the host itself.
+    pub async fn host(&self) -> Result<HostInfo> {
+        self.get("show host", path(["host"])).await
+    }
+
+    /// Tells what the backends of the host promise.
+    pub async fn drivers(&self) -> Result<Vec<Capability>> {
+        self.get("list drivers", path(["drivers"])).await
+    }
+
+    /// Opens a session. [`Membership`](crate::Membership) does this, and all that must follow.
+    pub async fn open_session(&self, ask: &SessionAsk) -> Result<SessionGrant> {
+        self.post("open session", path(["sessions"]), None, ask).await
+    }
+
+    /// Renews a session.
+    pub async fn renew_session(&self, session: &SessionKey) -> Result<Renewal> {
+        let route = path(["sessions", &session.id, "renew"]);
+        self.send("renew session", Method::POST, route, Some(session)).await
+    }
+
+    /// Ends a session: its members leave. Ending one that is gone succeeds.
+    pub async fn end_session(&self, session: &SessionKey) -> Result<()> {
+        self.send("end session", Method::DELETE, path(["sessions", &session.id]), Some(session)).await
+    }
+
+    /// Hears what happens to a session. For one that asked for it, the end of this stream is its end.
+    pub async fn session_events(&self, session: &SessionKey) -> Result<EventStream<SessionEvent>> {
+        self.stream("watch session", path(["sessions", &session.id, "events"]), Some(session)).await
+    }
+
+    /// Confirms that the leader of `group` in `term` has stopped acting as such.
+    pub async fn confirm_stopped(&self, session: &SessionKey, group: &str, term: Revision) -> Result<()> {
+        let ask = StoppedAsk { group: group.to_owned(), term };
+        self.post("confirm stop", path(["sessions", &session.id, "stopped"]), Some(session), &ask).await
+    }
+
+    /// Lists the groups.
+    pub async fn groups(&self) -> Result<Vec<GroupSummary>> {
+        self.get("list groups", path(["groups"])).await
+    }
+
+    /// Creates a group.
+    pub async fn create_group(&self, name: &str) -> Result<()> {
+        self.post("create group", path(["groups"]), None, &GroupAsk { name: name.to_owned() }).await
+    }
+
+    /// Deletes a group.
+    pub async fn delete_group(&self, name: &str) -> Result<()> {
+        let route = named("delete group", ["groups", name])?;
+        self.send("delete group", Method::DELETE, route, None).await
+    }
+
+    /// Shows a group.
+    pub async fn group(&self, name: &str) -> Result<GroupInfo> {
+        self.get("show group", named("show group", ["groups", name])?).await
+    }
+
+    /// Hears what happens in a group, beginning with what there is.
+    pub async fn group_events(&self, name: &str) -> Result<EventStream<Event>> {
+        self.stream("watch group", named("watch group", ["groups", name, "events"])?, None).await
+    }
+
+    /// Joins a group.
+    pub async fn join(&self, session: &SessionKey, group: &str, ask: &JoinAsk) -> Result<Joined> {
+        self.post("join", named("join", ["groups", group, "members"])?, Some(session), ask).await
+    }
+
+    /// Leaves a group.
+    pub async fn leave(&self, session: &SessionKey, group: &str, id: &str) -> Result<()> {
+        let route = named("leave", ["groups", group, "members", id])?;
+        self.send("leave", Method::DELETE, route, Some(session)).await
+    }
+
+    /// Tells who leads a group.
+    pub async fn leader(&self, group: &str) -> Result<Option<LeaderInfo>> {
+        self.get("show leader", named("show leader", ["groups", group, "leader"])?).await
+    }
+
+    /// Asks the leader of a group to stand down.
+    pub async fn stand_down(&self, group: &str) -> Result<StoodDown> {
+        let route = named("stand down", ["groups", group, "stand-down"])?;
+        self.send("stand down", Method::POST, route, None).await
+    }
+
+    /// Lets another policy decide in a group; the newest bundle of that name where `digest` is `None`.
+    pub async fn activate(&self, group: &str, policy: &str, digest: Option<Digest>) -> Result<GroupInfo> {
+        let ask = ActivationAsk { policy: policy.to_owned(), digest };
+        self.ask("activate", Method::PUT, named("activate", ["groups", group, "policy"])?, None, &ask).await
+    }
+
+    /// Lets the former policy of a group decide again.
+    pub async fn rollback(&self, group: &str) -> Result<GroupInfo> {
+        let route = named("roll back", ["groups", group, "rollback"])?;
+        self.send("roll back", Method::POST, route, None).await
+    }
+
+    /// Lists the latest decisions of a group on this host, newest first.
+    pub async fn decisions(&self, group: &str, limit: usize) -> Result<Vec<Decision>> {
+        let route = named("list decisions", ["groups", group, "decisions"])?;
+        self.get("list decisions", format!("{route}?limit={limit}")).await
+    }
+
+    /// Uploads a packed bundle. Returns the job that checks and stores it.
+    pub async fn push(&self, bundle: Bytes) -> Result<JobInfo> {
+        if bundle.len() > limits::BUNDLE_BYTES_MAX {
+            let message = format!("a bundle of {} bytes; at most {}", bundle.len(), limits::BUNDLE_BYTES_MAX);
+            return Err(Error::new(Kind::TooLarge, "push", message));
+        }
+        let mut ask = request("push", Method::POST, path(["policies"]), None);
+        (ask.body, ask.content_type) = (bundle, "application/octet-stream");
+        self.answer(&ask, self.deadline).await
+    }
+
+    /// Shows an upload job, once it is done or after `wait`.
+    pub async fn job(&self, id: &str, wait: Duration) -> Result<JobInfo> {
+        let wait = wait.min(limits::JOB_WAIT_MAX);
+        let route = format!("{}?wait_ms={}", named("show job", ["jobs", id])?, wait.as_millis());
+        self.answer(&request("show job", Method::GET, route, None), self.deadline + wait).await
+    }
+
+    /// Lists the policies that were pushed.
+    pub async fn policies(&self) -> Result<Vec<PolicyInfo>> {
+        self.get("list policies", path(["policies"])).await
+    }
+
+    /// Shows a policy.
+    pub async fn policy(&self, name: &str) -> Result<PolicyInfo> {
+        self.get("show policy", named("show policy", ["policies", name])?).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, operation: &'static str, path: String) -> Result<T> {
+        self.send(operation, Method::GET, path, None).await
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        path: String,
+        session: Option<&SessionKey>,
+        body: &impl Serialize,
+    ) -> Result<T> {
+        self.ask(operation, Method::POST, path, session, body).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        method: Method,
+        path: String,
+        session: Option<&SessionKey>,
+        body: &impl Serialize,
+    ) -> Result<T> {
+        let mut ask = request(operation, method, path, session);
+        ask.body = serde_json::to_vec(body)
+            .map_err(|error| {
+                Error::new(Kind::Invalid, operation, "this cannot be said in JSON").because(error)
+            })?
+            .into();
+        self.answer(&ask, self.deadline).await
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        method: Method,
+        path: String,
+        session: Option<&SessionKey>,
+    ) -> Result<T> {
+        self.answer(&request(operation, method, path, session), self.deadline).await
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, ask: &Ask<'_>, deadline: Duration) -> Result<T> {
+        let bytes = self.connection.exchange(ask, deadline).await?;
+        // An answer without content is `null`, which reads as `()`.
+        let bytes = if bytes.is_empty() { b"null".as_slice() } else { &bytes };
+        serde_json::from_slice(bytes).map_err(|error| failure::stranger(ask.operation, self.address(), error))
+    }
+
+    async fn stream<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        path: String,
+        session: Option<&SessionKey>,
+    ) -> Result<EventStream<T>> {
+        let ask = request(operation, Method::GET, path, session);
+        let (body, connection) = self.connection.stream(&ask, self.deadline).await?;
+        Ok(EventStream::new(body, connection))
+    }
+}
+
+fn request<'a>(
+    operation: &'static str,
+    method: Method,
+    path: String,
+    session: Option<&'a SessionKey>,
+) -> Ask<'a> {
+    Ask { operation, method, path, session, body: Bytes::new(), content_type: "application/json" }
+}
+
+/// Makes the path of a route that holds names. An empty name would name another route.
+fn named<const N: usize>(operation: &'static str, parts: [&str; N]) -> Result<String> {
+    if parts.contains(&"") {
+        return Err(Error::new(Kind::Invalid, operation, "an empty name"));
+    }
+    Ok(path(parts))
+}

@@ -1,0 +1,116 @@
+//! `/v1/groups`: groups, their members, leaders, policies and decisions.
+
+use althing_client::wire::{ActivationAsk, DecisionsQuery, GroupAsk};
+use althing_core::info::{Decision, GroupInfo, GroupSummary, JoinAsk, Joined, LeaderInfo, StoodDown};
+use althing_core::{Error, Kind, limits};
+use axum::extract::State as Shared;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::{Extension, Json};
+
+use super::{By, State};
+use crate::answer::{Answer, Asked, Body, Names, Session};
+use crate::stream;
+
+pub(super) async fn list(Shared(state): Shared<State>) -> Answer<Json<Vec<GroupSummary>>> {
+    Ok(Json(state.runtime.groups()?))
+}
+
+pub(super) async fn create(
+    Shared(state): Shared<State>,
+    Extension(by): By,
+    Body(ask): Body<GroupAsk>,
+) -> Answer<StatusCode> {
+    nameable("group", &ask.name)?;
+    state.runtime.create_group(&by, &ask.name).await?;
+    Ok(StatusCode::CREATED)
+}
+
+pub(super) async fn show(
+    Shared(state): Shared<State>,
+    Names(group): Names<String>,
+) -> Answer<Json<GroupInfo>> {
+    Ok(Json(state.runtime.group(&group)?))
+}
+
+pub(super) async fn delete(
+    Shared(state): Shared<State>,
+    Extension(by): By,
+    Names(group): Names<String>,
+) -> Answer<StatusCode> {
+    state.runtime.delete_group(&by, &group).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn events(Shared(state): Shared<State>, Names(group): Names<String>) -> Answer<Response> {
+    Ok(stream::events(state.runtime.watch_group(&group)?, state.ending))
+}
+
+pub(super) async fn join(
+    Shared(state): Shared<State>,
+    Names(group): Names<String>,
+    Session(session): Session,
+    Body(ask): Body<JoinAsk>,
+) -> Answer<(StatusCode, Json<Joined>)> {
+    nameable("member", &ask.id)?;
+    Ok((StatusCode::CREATED, Json(state.runtime.join(&session, &group, ask).await?)))
+}
+
+pub(super) async fn leave(
+    Shared(state): Shared<State>,
+    Names((group, id)): Names<(String, String)>,
+    Session(session): Session,
+) -> Answer<StatusCode> {
+    state.runtime.leave(&session, &group, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn leader(
+    Shared(state): Shared<State>,
+    Names(group): Names<String>,
+) -> Answer<Json<Option<LeaderInfo>>> {
+    Ok(Json(state.runtime.group(&group)?.leader))
+}
+
+pub(super) async fn stand_down(
+    Shared(state): Shared<State>,
+    Extension(by): By,
+    Names(group): Names<String>,
+) -> Answer<Json<StoodDown>> {
+    Ok(Json(state.runtime.stand_down(&by, &group).await?))
+}
+
+pub(super) async fn activate(
+    Shared(state): Shared<State>,
+    Extension(by): By,
+    Names(group): Names<String>,
+    Body(ask): Body<ActivationAsk>,
+) -> Answer<Json<GroupInfo>> {
+    Ok(Json(state.runtime.activate(&by, &group, &ask.policy, ask.digest).await?))
+}
+
+pub(super) async fn rollback(
+    Shared(state): Shared<State>,
+    Extension(by): By,
+    Names(group): Names<String>,
+) -> Answer<Json<GroupInfo>> {
+    Ok(Json(state.runtime.rollback(&by, &group).await?))
+}
+
+pub(super) async fn decisions(
+    Shared(state): Shared<State>,
+    Names(group): Names<String>,
+    Asked(query): Asked<DecisionsQuery>,
+) -> Answer<Json<Vec<Decision>>> {
+    let limit = query.limit.unwrap_or(limits::DECISIONS_SHOWN_DEFAULT);
+    Ok(Json(state.runtime.decisions(&group, limit)?))
+}
+
+/// Refuses the one name that cannot be asked for again: the empty one takes no place in a path.
+fn nameable(what: &str, name: &str) -> Answer<()> {
+    if name.is_empty() {
+        let message = format!("the empty name of a {what} has no place in a path");
+        return Err(Error::new(Kind::Invalid, "read request", message).advise("Give it a name").into());
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! `/v1/policies` and `/v1/jobs`: what was pushed, and how far an upload has come.
+
+use std::time::Duration;
+
+use althing_client::wire::JobQuery;
+use althing_core::info::{JobInfo, PolicyInfo};
+use althing_core::limits;
+use axum::extract::State as Shared;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+
+use super::{By, State};
+use crate::answer::{Answer, Asked, Names, Packed};
+
+pub(super) async fn push(
+    Shared(state): Shared<State>,
+    Extension(by): By,
+    Packed(bundle): Packed,
+) -> Answer<(StatusCode, Json<JobInfo>)> {
+    Ok((StatusCode::ACCEPTED, Json(state.runtime.push(&by, bundle)?)))
+}
+
+pub(super) async fn job(
+    Shared(state): Shared<State>,
+    Names(id): Names<String>,
+    Asked(query): Asked<JobQuery>,
+) -> Answer<Json<JobInfo>> {
+    if query.wait_ms == 0 {
+        return Ok(Json(state.runtime.job(&id)?));
+    }
+    let wait = Duration::from_millis(query.wait_ms).min(limits::JOB_WAIT_MAX);
+    tokio::select! {
+        job = state.runtime.job_done(&id, wait) => Ok(Json(job?)),
+        () = state.ending.cancelled() => Ok(Json(state.runtime.job(&id)?)),
+    }
+}
+
+pub(super) async fn list(Shared(state): Shared<State>) -> Answer<Json<Vec<PolicyInfo>>> {
+    Ok(Json(state.runtime.policies().await?))
+}
+
+pub(super) async fn show(
+    Shared(state): Shared<State>,
+    Names(name): Names<String>,
+) -> Answer<Json<PolicyInfo>> {
+    Ok(Json(state.runtime.policy(&name).await?))
+}

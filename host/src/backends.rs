@@ -1,0 +1,103 @@
+//! The table of backends. A new one is a folder below `drivers/` and a row here.
+
+use std::sync::Arc;
+
+use althing_core::location::nearest;
+use althing_core::{Capability, Chance, Clock, Driver, Error, Kind, Location, OsChance, Result, SystemClock};
+use althing_driver_memory::Memory;
+use althing_driver_redis::Redis;
+use futures::future::BoxFuture;
+
+/// A kind of backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Backend {
+    /// What its URLs begin with.
+    pub schemes: &'static [&'static str],
+    /// What it is, in a few words.
+    pub about: &'static str,
+    /// A URL to begin with.
+    pub example: &'static str,
+    /// Says what it promises; `None` where that depends on how its server is configured, and is known
+    /// only once connected.
+    pub capability: Option<fn() -> Capability>,
+    connect: Connect,
+}
+
+type Connect = fn(Location, Arc<dyn Clock>, Arc<dyn Chance>) -> BoxFuture<'static, Result<Arc<dyn Driver>>>;
+
+/// All backends of this build.
+pub const BACKENDS: &[Backend] = &[
+    Backend {
+        schemes: &["memory"],
+        about: "this process alone; nothing outlives it",
+        example: "memory:",
+        capability: Some(|| Memory::new(Arc::new(SystemClock), Arc::new(OsChance)).capability()),
+        connect: |location, clock, chance| {
+            Box::pin(
+                async move { Ok(Arc::new(Memory::connect(&location, clock, chance)?) as Arc<dyn Driver>) },
+            )
+        },
+    },
+    Backend {
+        schemes: &["redis", "rediss"],
+        about: "one Redis server; L1 if it writes every commit to disk, else L0",
+        example: "redis://127.0.0.1:6379/0?namespace=prod",
+        capability: None,
+        connect: |location, clock, chance| {
+            Box::pin(async move {
+                Ok(Arc::new(Redis::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
+            })
+        },
+    },
+];
+
+/// Connects to the backend of a URL. Fails with `Invalid` and a suggestion where no row has its scheme.
+pub(crate) async fn connect(
+    location: Location,
+    clock: Arc<dyn Clock>,
+    chance: Arc<dyn Chance>,
+) -> Result<Arc<dyn Driver>> {
+    let Some(backend) = BACKENDS.iter().find(|backend| backend.schemes.contains(&location.scheme.as_str()))
+    else {
+        return Err(unknown(&location));
+    };
+    (backend.connect)(location, clock, chance).await
+}
+
+fn unknown(location: &Location) -> Error {
+    let schemes = || BACKENDS.iter().flat_map(|backend| backend.schemes.iter().copied());
+    let advice = match nearest(&location.scheme, schemes()) {
+        Some(scheme) => format!("Did you mean {scheme}:?"),
+        None => format!("Backends of this build: {}", schemes().collect::<Vec<_>>().join(" ")),
+    };
+    Error::new(Kind::Invalid, "connect", format!("no backend is called {:?}", location.scheme)).advise(advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn check_refused(url: &str, said: &str) {
+        let location = url.parse().unwrap();
+        let error = connect(location, Arc::new(SystemClock), Arc::new(OsChance)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid);
+        assert!(error.to_string().contains(said), "{error}");
+    }
+
+    #[tokio::test]
+    async fn suggests_the_backend_that_was_meant() {
+        check_refused("redsi://127.0.0.1", "Did you mean redis:?").await;
+        check_refused("zanzibar://127.0.0.1", "Backends of this build: memory redis rediss").await;
+        check_refused("memory:?colour=red", "unknown option \"colour\"").await;
+    }
+
+    #[test]
+    fn every_example_has_a_scheme_of_its_row_and_no_scheme_is_claimed_twice() {
+        let mut seen = std::collections::BTreeSet::new();
+        for backend in BACKENDS {
+            let location: Location = backend.example.parse().unwrap();
+            assert!(backend.schemes.contains(&location.scheme.as_str()), "{}", backend.example);
+            assert!(backend.schemes.iter().all(|scheme| seen.insert(*scheme)), "{:?}", backend.schemes);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Starts a host.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use althing_core::{Chance, Clock, Error, Kind, Location, OsChance, Result, SystemClock, layers, limits};
+use althing_engine::{Engine, EngineConfig, PublicKey};
+use althing_runtime::{Runtime, RuntimeConfig, Tuning};
+
+use crate::backends;
+
+/// Threads for the backend's sockets and the renewals. They mostly wait; two, so that one call that keeps
+/// its thread for a while does not delay a renewal.
+const IO_THREADS: usize = 2;
+
+/// A host that runs inside this process.
+#[derive(Debug)]
+pub struct Althing {
+    runtime: Runtime,
+    _io: Io,
+}
+
+impl Althing {
+    /// Begins to describe a host.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Returns what the host can do. It is of no use any more once the host was dropped.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// Ends the host in good order: its leaders resign, its members leave, its session is closed. A host
+    /// that is dropped instead leaves all that to the end of its lease.
+    pub async fn stop(self) {
+        self.runtime.stop().await;
+    }
+}
+
+/// What a host is started with.
+#[derive(Clone, Debug)]
+#[must_use = "nothing runs before `start`"]
+pub struct Builder {
+    backend: String,
+    name: Option<String>,
+    lease: Duration,
+    state: Option<PathBuf>,
+    trusted: Vec<PublicKey>,
+    allow_unsigned: bool,
+    tuning: Tuning,
+    clock: Arc<dyn Clock>,
+    chance: Arc<dyn Chance>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Builder {
+            backend: "memory:".into(),
+            name: None,
+            lease: limits::LEASE_DEFAULT,
+            state: None,
+            trusted: Vec::new(),
+            allow_unsigned: false,
+            tuning: Tuning::default(),
+            clock: Arc::new(SystemClock),
+            chance: Arc::new(OsChance),
+        }
+    }
+}
+
+impl Builder {
+    /// Sets the backend's URL; `memory:` if never called.
+    pub fn backend(mut self, url: impl Into<String>) -> Self {
+        self.backend = url.into();
+        self
+    }
+
+    /// Sets the host's name, for people; the machine's name if never called.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets the lease to ask of the backend: how long a host that died goes on counting.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// Sets where the host's identity, its decisions and a cache of bundles are kept. Without one they are
+    /// kept in memory.
+    pub fn state(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.state = Some(folder.into());
+        self
+    }
+
+    /// Runs bundles that this key signed. Call it once for each key.
+    pub fn trust(mut self, key: PublicKey) -> Self {
+        self.trusted.push(key);
+        self
+    }
+
+    /// Sets whether bundles without a trusted signature are run.
+    pub fn allow_unsigned(mut self, allow: bool) -> Self {
+        self.allow_unsigned = allow;
+        self
+    }
+
+    /// Sets how elections are paced.
+    pub fn tuning(mut self, tuning: Tuning) -> Self {
+        self.tuning = tuning;
+        self
+    }
+
+    /// Connects to the backend, opens the host's session and starts to take part.
+    ///
+    /// Fails with `Invalid` where the URL or the lease is wrong, `Unavailable` where the backend cannot be
+    /// reached, and `Format` where its namespace holds another layout. Needs a tokio runtime, on
+    /// which everything but the backend's sockets and the renewals will run.
+    pub async fn start(self) -> Result<Althing> {
+        let location: Location = self.backend.parse()?;
+        check_lease(self.lease)?;
+        let io = Io::start()?;
+        let connecting = backends::connect(location, self.clock.clone(), self.chance.clone());
+        let driver = io.handle.spawn(connecting).await.map_err(cut_off)??;
+        let driver = layers::stack(driver, self.clock.clone(), self.chance.clone(), io.handle.clone());
+        let engine = Engine::new(EngineConfig { clock: self.clock.clone(), ..EngineConfig::default() })?;
+        let config = RuntimeConfig {
+            name: self.name.unwrap_or_else(machine_name),
+            lease: self.lease,
+            state: self.state,
+            trusted: self.trusted,
+            allow_unsigned: self.allow_unsigned,
+            clock: self.clock,
+            chance: self.chance,
+            io: io.handle.clone(),
+            tuning: self.tuning,
+        };
+        let runtime = Runtime::start(config, driver, engine).await?;
+        Ok(Althing { runtime, _io: io })
+    }
+}
+
+fn check_lease(lease: Duration) -> Result<()> {
+    if (limits::LEASE_MIN..=limits::LEASE_MAX).contains(&lease) {
+        return Ok(());
+    }
+    let message = format!("a lease of {lease:?}; from {:?} to {:?}", limits::LEASE_MIN, limits::LEASE_MAX);
+    Err(Error::new(Kind::Invalid, "start host", message))
+}
+
+fn machine_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn cut_off(error: tokio::task::JoinError) -> Error {
+    Error::new(Kind::Internal, "start host", "connecting to the backend was cut off").because(error)
+}
+
+/// The runtime of the backend's sockets and the renewals. Nothing a caller or a guest does keeps it busy.
+#[derive(Debug)]
+struct Io {
+    handle: tokio::runtime::Handle,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Io {
+    fn start() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(IO_THREADS)
+            .thread_name("althing-io")
+            .enable_all()
+            .build()
+            .map_err(|error| {
+                Error::new(Kind::Internal, "start host", "no threads can be started").because(error)
+            })?;
+        Ok(Io { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+}
+
+impl Drop for Io {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // The owner may itself live on a runtime, where waiting for another one is forbidden.
+            runtime.shutdown_background();
+        }
+    }
+}

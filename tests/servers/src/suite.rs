@@ -1,0 +1,39 @@
+//! Tests that need a server: skipped, not passed, where it is missing; failing where it is required.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+use crate::ready_for;
+
+/// One test of a [`suite!`].
+pub type Test = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
+
+/// Makes the `main` of a test binary without the usual harness, whose tests all need `$program`. A test that is
+/// left out of the list is dead code, and refused as such.
+#[macro_export]
+macro_rules! suite {
+    ($program:literal: $($test:ident),+ $(,)?) => {
+        fn main() -> std::process::ExitCode {
+            $crate::run($program, &[$((stringify!($test), || Box::pin($test()))),+])
+        }
+    };
+}
+
+/// Runs tests that need `program`, as the arguments of the process ask.
+pub fn run(program: &str, tests: &[Test]) -> ExitCode {
+    let missing = !ready_for(program);
+    let trial = |(name, test): &Test| {
+        let test = *test;
+        let body = move || {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on(test());
+            Ok(())
+        };
+        Trial::test(*name, body).with_ignored_flag(missing)
+    };
+    libtest_mimic::run(&Arguments::from_args(), tests.iter().map(trial).collect()).exit_code()
+}
