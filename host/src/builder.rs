@@ -39,6 +39,12 @@ impl Althing {
     }
 }
 
+impl Drop for Althing {
+    fn drop(&mut self) {
+        self.runtime.abandon();
+    }
+}
+
 /// What a host is started with.
 #[derive(Clone, Debug)]
 #[must_use = "nothing runs before `start`"]

@@ -69,6 +69,8 @@ pub const CONFLICT_TRIES: u32 = 16;
 pub const CLAIM_WINDOW: Duration = Duration::from_millis(500);
 /// How long a candidate that let its turn pass is passed over.
 pub const PASSED_BACKOFF: Duration = Duration::from_secs(30);
+/// How late a timer may be before this host takes it that it stood still, and looks at the store before it decides.
+pub const STALL: Duration = Duration::from_millis(250);
 /// How long a nominee has to accept, and then to claim.
 pub const HANDOVER_WINDOW: Duration = Duration::from_secs(2);
 /// How long a leader leads at least before a rule may move the leadership.

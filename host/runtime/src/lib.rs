@@ -119,6 +119,13 @@ impl Runtime {
         }
     }
 
+    /// Ends the host's tasks and nothing else: what it owns in the backend goes when its lease ends.
+    pub fn abandon(&self) {
+        self.0.ended.cancel();
+        self.0.anchor.give_up();
+        self.0.sessions.stand(Standing::Lost);
+    }
+
     /// Returns what the backend promises.
     pub fn capability(&self) -> Capability {
         self.0.driver.capability()

@@ -127,6 +127,8 @@ pub(super) struct Election {
     /// The version of the group that was decided on last.
     pub decided: Option<Revision>,
     pub revisit: Option<BootTime>,
+    /// A timer was so late that this process must have stood still.
+    stalled: bool,
 }
 
 /// The pause after a write that failed.
@@ -148,6 +150,7 @@ impl Election {
             handover: None,
             decided: None,
             revisit: None,
+            stalled: false,
         }
     }
 
@@ -157,7 +160,9 @@ impl Election {
                 Next::Woken => self.chair.wake.notified().await,
                 Next::At(moment) => tokio::select! {
                     () = self.chair.wake.notified() => {}
-                    () = self.host.clock.sleep_until(moment) => {}
+                    () = self.host.clock.sleep_until(moment) => {
+                        self.stalled = self.host.clock.now().since(moment) > limits::STALL;
+                    }
                 },
                 Next::Over if self.host.elections.retire(&self.host, &self.name) => return,
                 Next::Over => {}
@@ -171,6 +176,10 @@ impl Election {
         let now = self.host.clock.now();
         self.observe(&group, &record, now);
         let Some(session) = self.host.anchor.held() else { return Next::Woken };
+        if self.stalled && !self.is_current(stamp).await {
+            return self.soon();
+        }
+        self.stalled = false;
         let seen = Seen { group, record, stamp, session, now };
         match seen.group.term() {
             None => self.campaign(&seen).await,
@@ -182,6 +191,12 @@ impl Election {
                 }
             }
         }
+    }
+
+    /// Looks at the store: after a pause of this whole process, what was seen may be long past. A decision made on it
+    /// could not take effect, but it would be one by a rule that may have been retired.
+    async fn is_current(&self, seen: Stamp) -> bool {
+        self.host.read_group(&self.name).await.is_ok_and(|read| read.modified == seen.modified)
     }
 
     /// Takes note of what others wrote down, by our own clock.
