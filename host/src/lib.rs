@@ -43,3 +43,8 @@ pub use althing_core::{
 };
 pub use althing_engine::{Bundle, PublicKey, SigningKey};
 pub use althing_runtime::{GroupStream, Runtime, SessionKey, SessionStream, Tuning};
+
+/// The example in the README is compiled and run with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

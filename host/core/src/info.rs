@@ -415,7 +415,8 @@ pub struct Hold {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SessionAsk {
-    /// End the session when it is not renewed for this many milliseconds.
+    /// End the session when it is not renewed for this many milliseconds. Without it, a client's session has the
+    /// default lease, and one inside the host's process lasts as long as the host.
     #[serde(default)]
     pub ttl_ms: Option<u64>,
     /// End it at once when its event stream closes. Who asks for this promises to stop then.

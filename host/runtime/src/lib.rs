@@ -148,7 +148,8 @@ impl Runtime {
     }
 
     /// Opens a client session. `remote` says that its holder learns of a loss only by a message, so that a
-    /// hand-over waits for its word; a caller in this process asks [`Runtime::holds`] instead.
+    /// hand-over waits for its word; a caller in this process asks [`Runtime::holds`] instead, and its session lasts
+    /// as long as the host where it asks for no lease.
     pub fn open_session(&self, by: &Principal, ask: SessionAsk, remote: bool) -> Result<SessionGrant> {
         self.0.anchor.held().ok_or_else(|| recipes::member::no_lease("open session"))?;
         let grant = self.0.sessions.open(by, &ask, remote, self.0.anchor.remaining())?;

@@ -23,6 +23,9 @@ pub struct SessionKey {
     pub secret: Secret,
 }
 
+/// A lease that no process outlives.
+const AS_LONG_AS_THE_HOST: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// All client sessions of this host.
 #[derive(Debug)]
 pub(crate) struct Sessions {
@@ -94,19 +97,7 @@ impl Sessions {
         remote: bool,
         left: Duration,
     ) -> Result<SessionGrant> {
-        let ttl = ask.ttl_ms.map_or(limits::CLIENT_TTL_DEFAULT, Duration::from_millis);
-        if ttl < limits::CLIENT_TTL_MIN || ttl > limits::CLIENT_TTL_MAX {
-            return Err(Error::new(
-                Kind::Invalid,
-                "open session",
-                format!("a lease of {ttl:?} is not granted"),
-            )
-            .advise(format!(
-                "Ask for {:?} to {:?}",
-                limits::CLIENT_TTL_MIN,
-                limits::CLIENT_TTL_MAX
-            )));
-        }
+        let ttl = lease(ask.ttl_ms, remote)?;
         let mut table = self.table();
         if table.clients.len() >= limits::CLIENT_SESSIONS_MAX {
             return Err(Error::new(Kind::Busy, "open session", "this host has as many sessions as it can")
@@ -349,6 +340,18 @@ impl Sessions {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns the lease to grant. A session inside this process that asks for none lasts as long as the host.
+fn lease(ask_ms: Option<u64>, remote: bool) -> Result<Duration> {
+    let Some(ask) = ask_ms.map(Duration::from_millis) else {
+        return Ok(if remote { limits::CLIENT_TTL_DEFAULT } else { AS_LONG_AS_THE_HOST });
+    };
+    if ask < limits::CLIENT_TTL_MIN || ask > limits::CLIENT_TTL_MAX {
+        return Err(Error::new(Kind::Invalid, "open session", format!("a lease of {ask:?} is not granted"))
+            .advise(format!("Ask for {:?} to {:?}", limits::CLIENT_TTL_MIN, limits::CLIENT_TTL_MAX)));
+    }
+    Ok(ask)
 }
 
 fn ended(operation: &'static str) -> Error {

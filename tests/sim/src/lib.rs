@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use althing_core::info::{Event, GroupInfo, JoinAsk, Joined, SessionAsk, SessionEvent};
+use althing_core::info::{Event, GroupInfo, Hold, JoinAsk, Joined, SessionAsk, SessionEvent};
 use althing_core::layers::{self, Chaos, Faults};
 use althing_core::{Chance, Clock, Driver, Principal, Secret, SeededChance, SystemClock};
 use althing_driver_memory::Memory;
@@ -109,7 +109,7 @@ impl Fleet {
 impl Host {
     /// Opens a session as code in this process does.
     pub fn session(&self) -> Client {
-        self.session_with(SessionAsk { ttl_ms: Some(600_000), ..SessionAsk::default() }, false)
+        self.session_with(SessionAsk::default(), false)
     }
 
     /// Opens a session as asked.
@@ -209,6 +209,15 @@ pub async fn next_told<T>(
         }
     };
     tokio::time::timeout(PATIENCE, search).await.expect("the event comes")
+}
+
+/// Waits until a member of the session is elected.
+pub async fn told_elected(stream: &mut SessionStream) -> Hold {
+    next_told(stream, |event| match event {
+        SessionEvent::Elected { hold } => Some(hold.clone()),
+        _ => None,
+    })
+    .await
 }
 
 /// Returns the folder of the whole project.

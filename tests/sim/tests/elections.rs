@@ -5,7 +5,7 @@
 use althing_core::info::{Event, SessionAsk, SessionEvent, StoodDown};
 use althing_core::{Kind, Principal};
 use althing_runtime::Runtime;
-use althing_sim::{Fleet, Witness, eventually, led_by, next_event, next_told, quick, shipped};
+use althing_sim::{Fleet, Witness, eventually, led_by, next_event, next_told, quick, shipped, told_elected};
 
 fn runtimes(fleet: &Fleet) -> Vec<Runtime> {
     fleet.hosts.iter().map(|host| host.runtime.clone()).collect()
@@ -70,11 +70,7 @@ async fn a_remote_leader_is_asked_to_stop_and_the_move_waits_for_its_word() {
     let leader = fleet.hosts[0].session_with(ask, true);
     let mut told = leader.events();
     leader.join("web", "a", 1).await;
-    let hold = next_told(&mut told, |event| match event {
-        SessionEvent::Elected { hold } => Some(hold.clone()),
-        _ => None,
-    })
-    .await;
+    let hold = told_elected(&mut told).await;
     fleet.hosts[1].session().join("web", "b", 99).await;
     fleet.hosts[0].push(&shipped("elect-weighted")).await;
     fleet.hosts[0].activate("web", "elect-weighted").await;

@@ -8,7 +8,7 @@ use althing_core::info::{Outcome, SessionEvent, Standing};
 use althing_core::layers::{Fault, Operation};
 use althing_core::{Key, Principal, SystemClock, Txn, Write};
 use althing_runtime::{Runtime, Tuning};
-use althing_sim::{Fleet, Witness, eventually, fixture, led_by, next_told, quick, shipped};
+use althing_sim::{Fleet, Witness, eventually, fixture, led_by, next_told, quick, shipped, told_elected};
 
 fn runtimes(fleet: &Fleet) -> Vec<Runtime> {
     fleet.hosts.iter().map(|host| host.runtime.clone()).collect()
@@ -44,11 +44,7 @@ async fn a_claim_whose_reply_is_lost_is_found_and_held() {
     let client = host.session();
     let mut told = client.events();
     client.join("web", "a", 1).await;
-    let hold = next_told(&mut told, |event| match event {
-        SessionEvent::Elected { hold } => Some(hold.clone()),
-        _ => None,
-    })
-    .await;
+    let hold = told_elected(&mut told).await;
     assert!(host.runtime.holds("web", hold.term));
     assert_eq!(host.runtime.group("web").unwrap().leader.unwrap().term, hold.term);
 }

@@ -5,7 +5,7 @@
 use althing_core::info::{Event, JoinAsk, SessionAsk, SessionEvent};
 use althing_core::{Cause, Kind, Principal, Revision, Secret, limits};
 use althing_runtime::SessionKey;
-use althing_sim::{Fleet, eventually, led_by, next_event, next_told, quick};
+use althing_sim::{Fleet, eventually, led_by, next_event, next_told, quick, told_elected};
 
 fn named(id: &str) -> JoinAsk {
     JoinAsk { id: id.into(), ..JoinAsk::default() }
@@ -113,11 +113,7 @@ async fn a_renewal_grants_no_more_than_the_host_has_and_lists_what_is_held() {
     let client = fleet.hosts[0].session();
     let mut told = client.events();
     client.join("web", "a", 1).await;
-    let hold = next_told(&mut told, |event| match event {
-        SessionEvent::Elected { hold } => Some(hold.clone()),
-        _ => None,
-    })
-    .await;
+    let hold = told_elected(&mut told).await;
     let renewal = client.runtime.renew_session(&client.key).unwrap();
     assert_eq!(renewal.holds, std::slice::from_ref(&hold));
     assert!(renewal.remaining_ms <= 1000.0, "the host's own lease is one second: {renewal:?}");
