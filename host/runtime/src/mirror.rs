@@ -77,6 +77,12 @@ impl Mirror {
         let _ = self.seen.subscribe().wait_for(|seen| seen.is_some_and(|seen| seen >= revision)).await;
     }
 
+    /// Waits until a host has said that it followed a group to this epoch.
+    pub(crate) async fn followed(&self, host: &str, group: &str, epoch: u64) {
+        let followed = |_: &Option<Revision>| !self.is_behind(host, group, epoch);
+        let _ = self.seen.subscribe().wait_for(followed).await;
+    }
+
     /// Waits until the fleet was seen for the first time, even if nothing was there.
     pub(crate) async fn seen_once(&self) {
         let _ = self.seen.subscribe().wait_for(|seen| seen.is_some()).await;

@@ -197,6 +197,11 @@ impl Runtime {
         host.elections.wake(group);
         host.following.again();
         metrics::counter!("althing_swaps_total").increment(1);
+        let epoch = host.mirror.info(group).ok_or_else(|| no_group(group))?.epoch;
+        tokio::select! {
+            () = host.mirror.followed(&host.identity.id, group, epoch) => {}
+            () = host.clock.sleep(limits::CALL_DEADLINE) => {}
+        }
         let info = host.mirror.info(group).ok_or_else(|| no_group(group))?;
         info!(group, epoch = info.epoch, digest = ?bound, "bound");
         Ok(info)
