@@ -5,6 +5,8 @@
     reason = "these commands speak to the person who typed them"
 )]
 
+mod bench;
+mod demo;
 mod guests;
 mod setup;
 mod steps;
@@ -25,6 +27,10 @@ enum Verb {
     Guests,
     /// Install what is missing, then check and test everything.
     Test(test::Args),
+    /// Install what is missing, then show the main job with real processes.
+    Demo(demo::Args),
+    /// Measure, each figure beside its raw floor.
+    Bench(bench::Args),
 }
 
 impl Verb {
@@ -33,6 +39,8 @@ impl Verb {
             Verb::Setup => setup::install_missing(root),
             Verb::Guests => guests::build(root),
             Verb::Test(args) => test::check_all(root, &args),
+            Verb::Demo(args) => demo::show(root, &args),
+            Verb::Bench(args) => bench::measure(root, &args),
         }
     }
 }

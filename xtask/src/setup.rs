@@ -23,6 +23,17 @@ pub(crate) fn install_missing(root: &Path) -> Result<()> {
     SERVERS.iter().try_for_each(|name| server(name))
 }
 
+/// Finds or installs a server. Fails if it is still missing.
+pub(crate) fn require_server(name: &str) -> Result<()> {
+    if in_path(name).is_none() && is_debian_root() {
+        install_package(name)?;
+    }
+    if in_path(name).is_none() {
+        bail!("{name} is not in PATH. To install it: on Debian `apt-get install {name}`");
+    }
+    Ok(())
+}
+
 fn compiler() -> Result<()> {
     if found("cc") {
         return Ok(());

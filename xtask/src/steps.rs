@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 /// Returns the root of the repository, wherever the command was started.
 pub(crate) fn root() -> PathBuf {
@@ -42,6 +43,19 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
     }
     String::from_utf8(output.stdout)
         .with_context(|| format!("`{}` wrote bytes that are not text", line(command)))
+}
+
+/// Builds what `arguments` of cargo say, and returns where the program `name` of it lies.
+pub(crate) fn built(root: &Path, arguments: &[&str], name: &str) -> Result<PathBuf> {
+    let mut build = cargo(root);
+    build.arg("build").args(arguments).args(["--message-format", "json-render-diagnostics"]);
+    let messages = capture(&mut build)?;
+    let program = |line: &str| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let program = message["executable"].as_str().filter(|_| message["target"]["name"] == name)?;
+        Some(PathBuf::from(program))
+    };
+    messages.lines().find_map(program).with_context(|| format!("cargo built no program {name}"))
 }
 
 /// Returns where `program` stands in PATH.
@@ -113,11 +127,12 @@ impl Steps {
     }
 }
 
+/// Returns the moment now.
 #[expect(
     clippy::disallowed_methods,
     reason = "tells a person how long a step took; nothing is decided by it"
 )]
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 

@@ -75,7 +75,7 @@ async fn ask(binding: &BindingInfo, policy: &Policy, view: &ElectionView, decisi
 }
 
 /// The native rule: whoever leads goes on; of the others, the oldest that was not passed over.
-pub(crate) fn native(view: &ElectionView) -> Verdict {
+pub fn native(view: &ElectionView) -> Verdict {
     if let Some(leader) = &view.leader {
         let choice = Choice::Elect(vec![leader.member.clone()]);
         return Verdict { choice, reason: "it leads already".into(), revisit_ms: None };

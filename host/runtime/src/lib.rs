@@ -40,6 +40,7 @@ use crate::sessions::Sessions;
 use crate::shelf::Shelf;
 
 pub use crate::config::{RuntimeConfig, Tuning};
+pub use crate::decide::native;
 pub use crate::recipes::group::GroupStream;
 pub use crate::sessions::SessionKey;
 pub use crate::stream::SessionStream;

@@ -1,0 +1,129 @@
+//! Measures what Althing adds: every figure stands beside its raw floor, taken in turn with it in the same run.
+//!
+//! `cargo xtask bench` builds what this needs and runs it. No time fails it; a wrong outcome does: a decision that
+//! failed or was made by a retired rule, a heartbeat of more than one request, a death that nobody was told of.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this command speaks to the person who typed it"
+)]
+
+mod commit;
+mod death;
+mod decision;
+mod figure;
+mod heartbeat;
+mod host;
+mod replay;
+mod swap;
+
+use std::process::ExitCode;
+
+use althing_test_servers::{Redis, RedisOptions};
+use anyhow::{Context, Result, bail};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::figure::Report;
+
+const USAGE: &str = "althing-bench [--quick] [--json] [--only death|decision|commit|heartbeat|swap]";
+
+/// What a measurement works with.
+struct Bench {
+    quick: bool,
+    /// Backend sockets and renewals live here, as they do in a host.
+    io: Runtime,
+    /// A private server; `None` where redis-server is not installed.
+    redis: Option<Redis>,
+}
+
+impl Bench {
+    /// Returns how often to measure: `full`, or `quick` where only a glance is asked for.
+    fn count(&self, full: usize, quick: usize) -> usize {
+        if self.quick { quick } else { full }
+    }
+
+    /// Returns the backends to measure on, each with the URL of a namespace that nobody else uses.
+    fn backends(&self, namespace: &str) -> Vec<(&'static str, String)> {
+        let redis = self.redis.as_ref().map(|redis| ("redis", redis.url(namespace)));
+        [Some(("memory", "memory:".to_owned())), redis].into_iter().flatten().collect()
+    }
+}
+
+#[derive(Default)]
+struct Args {
+    quick: bool,
+    json: bool,
+    only: Option<String>,
+}
+
+impl Args {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Args> {
+        let mut args = Args::default();
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--quick" => args.quick = true,
+                "--json" => args.json = true,
+                "--only" => args.only = Some(words.next().context("--only needs a name")?),
+                _ => bail!("unknown argument {word:?}; usage: {USAGE}"),
+            }
+        }
+        if let Some(only) = args.only.as_deref().filter(|only| !NAMES.contains(only)) {
+            bail!("nothing is called {only:?}; usage: {USAGE}");
+        }
+        Ok(args)
+    }
+}
+
+const NAMES: [&str; 5] = ["decision", "commit", "swap", "heartbeat", "death"];
+
+async fn measure(args: Args) -> Result<Report> {
+    let redis = Redis::start(RedisOptions::default()).await;
+    if redis.is_none() {
+        eprintln!("bench: redis-server is not installed, so its figures are missing");
+    }
+    let io = Builder::new_multi_thread().worker_threads(2).thread_name("bench-io").enable_all().build()?;
+    let bench = Bench { quick: args.quick, io, redis };
+    let mut report = Report::default();
+    for name in NAMES.into_iter().filter(|name| args.only.as_deref().is_none_or(|only| only == *name)) {
+        eprintln!("bench: {name} …");
+        match name {
+            "decision" => decision::measure(&bench, &mut report).await,
+            "commit" => commit::measure(&bench, &mut report).await,
+            "swap" => swap::measure(&bench, &mut report).await,
+            "heartbeat" => heartbeat::measure(&bench, &mut report).await,
+            _ => death::measure(&bench, &mut report).await,
+        }
+        .with_context(|| format!("measuring {name}"))?;
+    }
+    bench.io.shutdown_background();
+    Ok(report)
+}
+
+fn run() -> Result<bool> {
+    let args = Args::parse(std::env::args().skip(1))?;
+    let json = args.json;
+    // As a task: the thread that blocks on a runtime is none of its workers, and waking it costs more.
+    let runtime = Runtime::new()?;
+    let report = runtime.block_on(async { tokio::spawn(measure(args)).await })??;
+    if json {
+        println!("{}", report.json())
+    } else {
+        print!("{}", report.table())
+    }
+    for wrong in report.wrong() {
+        eprintln!("wrong: {wrong}");
+    }
+    Ok(report.wrong().is_empty())
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
