@@ -1,6 +1,7 @@
 //! Who this host is: an id that survives restarts, and the sessions of former runs that must end first.
 
-use std::fs;
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use althing_core::{Chance, Error, Kind, Result, SessionId};
@@ -16,6 +17,8 @@ pub(crate) struct Identity {
     /// Names this run.
     pub incarnation: String,
     file: Option<PathBuf>,
+    /// Held as long as the host runs: two hosts with one identity would end each other's sessions.
+    _lock: Option<File>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,13 +36,14 @@ impl Identity {
         state: Option<&Path>,
         chance: &dyn Chance,
     ) -> Result<(Identity, Vec<SessionId>)> {
+        let lock = state.map(take).transpose()?;
         let file = state.map(|state| state.join("host.json"));
         let kept = match &file {
             Some(file) if file.exists() => read(file)?,
             _ => Kept { id: format!("{:016x}", chance.bits() as u64), sessions: Vec::new() },
         };
         let incarnation = format!("{:032x}", chance.bits());
-        let identity = Identity { id: kept.id, name: name.to_owned(), incarnation, file };
+        let identity = Identity { id: kept.id, name: name.to_owned(), incarnation, file, _lock: lock };
         identity.keep(&kept.sessions)?;
         Ok((identity, kept.sessions))
     }
@@ -50,12 +54,25 @@ impl Identity {
         let kept = Kept { id: self.id.clone(), sessions: sessions.to_vec() };
         let text = serde_json::to_vec(&kept).map_err(|error| wrong(file, "cannot be written", error))?;
         let fresh = file.with_extension("new");
-        let written = file
-            .parent()
-            .map_or(Ok(()), fs::create_dir_all)
-            .and_then(|()| fs::write(&fresh, text))
-            .and_then(|()| fs::rename(&fresh, file));
+        let written = fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, file));
         written.map_err(|error| wrong(file, "cannot be written", error))
+    }
+}
+
+/// Makes the state directory, readable by nobody else, and takes it for this process.
+fn take(state: &Path) -> Result<File> {
+    let file = state.join("lock");
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(state);
+    let lock = made.and_then(|()| File::options().create(true).append(true).open(&file));
+    let lock = lock.map_err(|error| wrong(&file, "cannot be written", error))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::new(Kind::Busy, "state directory", "another host runs with this state directory")
+                .with("folder", state.display())
+                .advise("Give each host a state directory of its own"))
+        }
+        Err(TryLockError::Error(error)) => Err(wrong(&file, "cannot be locked", error)),
     }
 }
 
@@ -69,4 +86,25 @@ fn wrong(file: &Path, what: &str, error: impl Into<Box<dyn std::error::Error + S
         .with("file", file.display())
         .advise("Repair it, remove it (the host then gets a new id), or choose another state directory")
         .because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use althing_core::SeededChance;
+
+    #[test]
+    fn an_identity_survives_a_restart_and_serves_one_host_at_a_time() {
+        let state = tempfile::tempdir().unwrap();
+        let chance = SeededChance::new(1);
+        let load = || Identity::load("north", Some(state.path()), &chance);
+        let (first, former) = load().unwrap();
+        assert_eq!(former, []);
+        first.keep(&[SessionId(7)]).unwrap();
+        assert_eq!(load().unwrap_err().kind(), Kind::Busy);
+        let id = first.id.clone();
+        drop(first);
+        let (again, former) = load().unwrap();
+        assert_eq!((again.id, former), (id, vec![SessionId(7)]));
+    }
 }

@@ -309,10 +309,10 @@ impl Group {
 
     /// Returns the term recorded, if its member is still here: a stay that is over never comes back, so a record of
     /// a gone stay means that nobody leads.
-    pub(crate) fn term(&self) -> Option<(&LeaderRecord, Revision)> {
+    pub(crate) fn term(&self) -> Option<&LeaderRecord> {
         let leader = self.record.as_ref()?.0.leader.as_ref()?;
         self.stay(&leader.member, &leader.incarnation)?;
-        Some((leader, leader.token()))
+        Some(leader)
     }
 
     /// Returns a member, if it is still in this stay.
@@ -322,12 +322,12 @@ impl Group {
 
     /// Returns who leads now.
     pub(crate) fn leading(&self) -> Option<LeaderInfo> {
-        let (leader, term) = self.term().filter(|(leader, _)| leader.leads())?;
+        let leader = self.term().filter(|leader| leader.leads())?;
         Some(LeaderInfo {
             member: leader.member.clone(),
             incarnation: leader.incarnation.clone(),
             host: leader.host.clone(),
-            term,
+            term: leader.token(),
             since_ms: leader.since_ms,
             successor: leader.handover.as_ref().map(|handover| handover.nominee.clone()),
             revoked: leader.revoke.is_some(),

@@ -183,10 +183,10 @@ impl Election {
         let seen = Seen { group, record, stamp, session, now };
         match seen.group.term() {
             None => self.campaign(&seen).await,
-            Some((leader, term)) => {
+            Some(leader) => {
                 self.first_since.clear();
                 match leader.session == session {
-                    true => self.lead(&seen, leader, term).await,
+                    true => self.lead(&seen, leader).await,
                     false => self.attend(&seen, leader).await,
                 }
             }
@@ -241,8 +241,8 @@ impl Election {
         let first_own = order.iter().position(|member| self.is_own(seen, member));
         match (first_own, order.first()) {
             (Some(0), Some(candidate)) => {
-                let outcome = self.claim(seen, candidate, seen.record.clone(), Txn::new()).await;
-                self.claimed(decided, outcome)
+                let claim = self.claim(seen, candidate, seen.record.clone()).await;
+                self.claimed(decided, claim)
             }
             (turn, _) => {
                 let before = &order[..turn.unwrap_or(order.len())];
@@ -319,7 +319,6 @@ impl Election {
         seen: &Seen,
         member: &Member,
         base: GroupRecord,
-        txn: Txn,
     ) -> Result<Revision, Outcome> {
         let stay = &member.record;
         let leader = LeaderRecord {
@@ -336,8 +335,8 @@ impl Election {
         };
         let nonce = leader.nonce.clone();
         let record = GroupRecord { leader: Some(leader), ..base };
-        let txn = txn.guard(Guard::Unchanged(member_key(&self.name, &stay.id), member.stamp));
-        let term = self.write(seen, record, txn).await?;
+        let stays = Txn::new().guard(Guard::Unchanged(member_key(&self.name, &stay.id), member.stamp));
+        let term = self.write_with(seen, record, stays).await?;
         self.tenure = Some((nonce, self.host.clock.now()));
         self.first_since.clear();
         self.begin(seen.session, &stay.id, &stay.incarnation, term);
@@ -357,12 +356,11 @@ impl Election {
     }
 
     /// Writes the group's record under the guard it was seen with.
-    pub(super) async fn write(
-        &self,
-        seen: &Seen,
-        record: GroupRecord,
-        txn: Txn,
-    ) -> Result<Revision, Outcome> {
+    pub(super) async fn write(&self, seen: &Seen, record: GroupRecord) -> Result<Revision, Outcome> {
+        self.write_with(seen, record, Txn::new()).await
+    }
+
+    async fn write_with(&self, seen: &Seen, record: GroupRecord, txn: Txn) -> Result<Revision, Outcome> {
         let guard = Guard::Unchanged(group_key(&self.name), seen.stamp);
         match self.host.write_group(&self.name, guard, record, txn).await {
             Ok(Applied::At(revision)) => {

@@ -4,8 +4,10 @@
 //! accepts → the incumbent's client has stopped → offer → the nominee claims. Each arrow is one guarded write.
 //! Without an acceptance the incumbent never stopped; without a claim the offer is withdrawn.
 
+use std::sync::Arc;
+
 use althing_core::info::{Outcome, StoodDown};
-use althing_core::{BootTime, Choice, Principal, Result, Revision, Txn, limits};
+use althing_core::{BootTime, Choice, Principal, Result, limits};
 use tracing::info;
 
 use super::election::{Election, Next, Seen};
@@ -17,16 +19,16 @@ use crate::mirror::Member;
 
 impl Election {
     /// A member of this host leads, or did and has not given up its record yet.
-    pub(super) async fn lead(&mut self, seen: &Seen, leader: &LeaderRecord, term: Revision) -> Next {
+    pub(super) async fn lead(&mut self, seen: &Seen, leader: &LeaderRecord) -> Next {
         if leader.revoke.is_some() {
-            return self.stand_down(seen, leader, term).await;
+            return self.stand_down(seen, leader).await;
         }
         match &leader.handover {
-            Some(handover) => self.hand_over(seen, leader, term, handover).await,
+            Some(handover) => self.hand_over(seen, leader, handover).await,
             None if self.is_stopped(leader) => self.resign(seen, None).await,
             // Its member is about to leave, and gives the leadership up in the same transaction.
-            None if !self.holds(seen, leader, term) => Next::Woken,
-            None => self.govern(seen, leader, term).await,
+            None if !self.holds(seen, leader) => Next::Woken,
+            None => self.govern(seen, leader).await,
         }
     }
 
@@ -44,18 +46,17 @@ impl Election {
             HandoverPhase::Accepted => Next::Woken,
             HandoverPhase::Nominated if self.host.shelf.rule(&seen.record).is_none() => Next::Woken,
             HandoverPhase::Nominated => self.advance(seen, leader, handover, HandoverPhase::Accepted).await,
-            HandoverPhase::Offered => {
-                match self.claim(seen, nominee, seen.record.clone(), Txn::new()).await {
-                    Ok(_) => Next::Woken,
-                    Err(_) => self.soon(),
-                }
-            }
+            HandoverPhase::Offered => match self.claim(seen, nominee, seen.record.clone()).await {
+                Ok(_) => Next::Woken,
+                Err(_) => self.soon(),
+            },
         }
     }
 
     /// Tells whether the recorded term is held here. One that was proven by reading back is taken up; one that was
     /// stopped, or whose member has left, never resumes.
-    fn holds(&self, seen: &Seen, leader: &LeaderRecord, term: Revision) -> bool {
+    fn holds(&self, seen: &Seen, leader: &LeaderRecord) -> bool {
+        let term = leader.token();
         !self.is_stopped(leader)
             && (self.host.sessions.holds(&self.name, term)
                 || self.begin(seen.session, &leader.member, &leader.incarnation, term))
@@ -66,7 +67,7 @@ impl Election {
     }
 
     /// Decides while leading, and moves the leadership if the rule says so and tenure and cap allow it.
-    async fn govern(&mut self, seen: &Seen, leader: &LeaderRecord, term: Revision) -> Next {
+    async fn govern(&mut self, seen: &Seen, leader: &LeaderRecord) -> Next {
         let since = self.tenure_since(&leader.nonce, seen.now);
         let due = self.revisit.is_some_and(|moment| seen.now >= moment);
         if self.decided == Some(seen.group.version) && !due {
@@ -77,9 +78,12 @@ impl Election {
         match &decided.decision.verdict.choice {
             Choice::Keep => self.unchanged(decided),
             Choice::Vacate if seen.now < cap => self.defer(decided, cap),
-            Choice::Vacate => self.vacate(seen, leader, term, decided).await,
+            Choice::Vacate => self.vacate(seen, leader, decided).await,
             Choice::Elect(ranked) => {
-                let open = |member: &&std::sync::Arc<Member>| !self.is_passed(&member.record.incarnation);
+                let open = |member: &&Arc<Member>| {
+                    let incarnation = &member.record.incarnation;
+                    *incarnation == leader.incarnation || !self.is_passed(incarnation)
+                };
                 let best = ranked.iter().filter_map(|id| seen.group.members.get(id)).find(open).cloned();
                 let allowed = cap.max(since + self.host.config.tuning.tenure_min);
                 match best {
@@ -91,7 +95,7 @@ impl Election {
                         self.host.record(decided, Outcome::Waiting, None);
                         self.later()
                     }
-                    Some(best) => self.move_to(seen, leader, term, &best, decided).await,
+                    Some(best) => self.move_to(seen, leader, &best, decided).await,
                     None => self.unchanged(decided),
                 }
             }
@@ -115,11 +119,11 @@ impl Election {
         Next::At(until)
     }
 
-    async fn vacate(&mut self, seen: &Seen, leader: &LeaderRecord, term: Revision, decided: Decided) -> Next {
-        self.stop(leader, term).await;
+    async fn vacate(&mut self, seen: &Seen, leader: &LeaderRecord, decided: Decided) -> Next {
+        self.stop(leader).await;
         let moves = seen.record.moves + 1;
         let record = GroupRecord { leader: None, moves, ..seen.record.clone() };
-        match self.write(seen, record, Txn::new()).await {
+        match self.write(seen, record).await {
             Ok(_) => {
                 self.host.record(decided, Outcome::Vacated, None);
                 self.later()
@@ -136,14 +140,13 @@ impl Election {
         &mut self,
         seen: &Seen,
         leader: &LeaderRecord,
-        term: Revision,
         nominee: &Member,
         decided: Decided,
     ) -> Next {
         let record = GroupRecord { moves: seen.record.moves + 1, ..seen.record.clone() };
         if self.is_own(seen, nominee) {
-            self.stop(leader, term).await;
-            let claim = self.claim(seen, nominee, record, Txn::new()).await;
+            self.stop(leader).await;
+            let claim = self.claim(seen, nominee, record).await;
             return self.claimed(decided, claim);
         }
         let handover = Handover {
@@ -152,7 +155,7 @@ impl Election {
             phase: HandoverPhase::Nominated,
         };
         info!(group = self.name, from = leader.member, to = handover.nominee, "hand-over begun");
-        let written = self.write(seen, continued(record, leader, Some(handover)), Txn::new()).await;
+        let written = self.write(seen, continued(record, leader, Some(handover))).await;
         let outcome = written.map_or_else(|outcome| outcome, |_| Outcome::Nominated);
         let next = if outcome == Outcome::Nominated { Next::Woken } else { self.soon() };
         self.host.record(decided, outcome, None);
@@ -160,13 +163,7 @@ impl Election {
     }
 
     /// Takes a hand-over one step further, or withdraws it when the nominee is gone or too slow.
-    async fn hand_over(
-        &mut self,
-        seen: &Seen,
-        leader: &LeaderRecord,
-        term: Revision,
-        handover: &Handover,
-    ) -> Next {
+    async fn hand_over(&mut self, seen: &Seen, leader: &LeaderRecord, handover: &Handover) -> Next {
         let gone = seen.group.stay(&handover.nominee, &handover.incarnation).is_none();
         let deadline = self.phase_since(leader, handover, seen.now) + self.host.config.tuning.handover_window;
         if gone || (handover.phase != HandoverPhase::Accepted && seen.now >= deadline) {
@@ -175,7 +172,7 @@ impl Election {
             return self.withdraw(seen, leader).await;
         }
         if handover.phase == HandoverPhase::Accepted {
-            self.stop(leader, term).await;
+            self.stop(leader).await;
             return self.advance(seen, leader, handover, HandoverPhase::Offered).await;
         }
         Next::At(deadline)
@@ -199,7 +196,7 @@ impl Election {
             return self.resign(seen, None).await;
         }
         let record = continued(seen.record.clone(), leader, None);
-        match self.write(seen, record, Txn::new()).await {
+        match self.write(seen, record).await {
             Ok(_) => Next::Woken,
             Err(_) => self.soon(),
         }
@@ -214,15 +211,15 @@ impl Election {
     ) -> Next {
         let handover = Handover { phase, ..handover.clone() };
         let record = continued(seen.record.clone(), leader, Some(handover));
-        match self.write(seen, record, Txn::new()).await {
+        match self.write(seen, record).await {
             Ok(_) => Next::Woken,
             Err(_) => self.soon(),
         }
     }
 
     /// Somebody asked the leader to stop: it does, says so in the record, and is passed over for a while.
-    async fn stand_down(&mut self, seen: &Seen, leader: &LeaderRecord, term: Revision) -> Next {
-        self.stop(leader, term).await;
+    async fn stand_down(&mut self, seen: &Seen, leader: &LeaderRecord) -> Next {
+        self.stop(leader).await;
         self.resign(seen, Some(leader.incarnation.clone())).await
     }
 
@@ -232,16 +229,16 @@ impl Election {
         record.stood_down.extend(stood_down);
         let surplus = record.stood_down.len().saturating_sub(limits::BINDINGS_KEPT_MAX);
         record.stood_down.drain(..surplus);
-        match self.write(seen, record, Txn::new()).await {
+        match self.write(seen, record).await {
             Ok(_) => Next::Woken,
             Err(_) => self.soon(),
         }
     }
 
     /// Stops the holder, and waits until it surely has.
-    async fn stop(&mut self, leader: &LeaderRecord, term: Revision) {
+    async fn stop(&mut self, leader: &LeaderRecord) {
         self.stopped = Some(leader.nonce.clone());
-        self.host.sessions.stop(&self.name, term).await;
+        self.host.sessions.stop(&self.name, leader.token()).await;
     }
 }
 
