@@ -78,18 +78,28 @@ impl Fleet {
 
     /// Starts one more host, which reaches the store by `way`.
     pub async fn add_host(&mut self, way: Arc<dyn Driver>, seed: u64, tuning: Tuning) {
+        self.add_host_with(way, seed, |config| config.tuning = tuning).await;
+    }
+
+    /// Starts one more host, whose configuration `change` makes another.
+    pub async fn add_host_with(
+        &mut self,
+        way: Arc<dyn Driver>,
+        seed: u64,
+        change: impl FnOnce(&mut RuntimeConfig),
+    ) {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let chance: Arc<dyn Chance> = Arc::new(SeededChance::new(seed));
         let chaos = Chaos::new(way, clock.clone(), chance.clone());
         let faults = chaos.faults();
-        let config = RuntimeConfig {
+        let mut config = RuntimeConfig {
             name: format!("host-{}", self.hosts.len()),
             lease: Duration::from_secs(1),
             allow_unsigned: true,
             chance: chance.clone(),
-            tuning,
             ..RuntimeConfig::new(tokio::runtime::Handle::current())
         };
+        change(&mut config);
         let driver = layers::stack(Arc::new(chaos), clock, chance, tokio::runtime::Handle::current());
         let engine = Engine::new(EngineConfig::default()).unwrap();
         let runtime = Runtime::start(config, driver, engine).await.unwrap();
