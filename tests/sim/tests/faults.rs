@@ -199,6 +199,40 @@ async fn a_host_that_cannot_load_the_bound_rule_is_behind_and_decides_nothing() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_hears_late_decides_by_the_older_rule_and_changes_nothing_by_it() {
+    let fleet = Fleet::start(2, quick()).await;
+    fleet.create("web").await;
+    for policy in ["elect-oldest", "elect-weighted"] {
+        fleet.hosts[0].push(&shipped(policy)).await;
+    }
+    fleet.hosts[0].activate("web", "elect-oldest").await;
+    let (first, second) = (fleet.hosts[0].session(), fleet.hosts[1].session());
+    first.join("web", "a", 1).await;
+    led_by(&fleet.hosts[1].runtime, "web", "a").await;
+    second.join("web", "b", 1).await;
+    let late = &fleet.hosts[1].runtime;
+    eventually("the late host has the first rule", || {
+        late.group("web").unwrap().hosts.iter().all(|host| host.epoch == 1)
+    })
+    .await;
+    let witness = Witness::begin(&fleet.hosts[0].runtime, &runtimes(&fleet), "web");
+    fleet.hosts[1].faults.inject(Operation::Next, Fault::Delay(Duration::from_millis(400)));
+    // The vacancy is heard of late, and by then the rule has changed.
+    first.end().await;
+    fleet.hosts[0].activate("web", "elect-weighted").await;
+    led_by(&fleet.hosts[0].runtime, "web", "b").await;
+    fleet.hosts[1].faults.heal();
+    let made = |epoch: u64, outcome: Outcome| {
+        let decisions = late.decisions("web", 100).unwrap();
+        decisions.iter().any(|decision| decision.epoch == epoch && decision.outcome == outcome)
+    };
+    eventually("the claim under the new rule is recorded", || made(2, Outcome::Claimed)).await;
+    assert!(made(1, Outcome::Conflict), "it did decide by the older rule, and the store refused");
+    assert!(!made(1, Outcome::Claimed));
+    witness.attest().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_joins_leaves_swaps_and_lost_messages_keeps_the_promises() {
     let fleet = Fleet::start(3, quick()).await;
     fleet.create("web").await;
