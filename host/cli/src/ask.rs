@@ -25,7 +25,7 @@ pub(crate) struct Host {
     #[arg(long, global = true, help_heading = HEADING, value_name = "FILE", env = "ALTHING_TOKEN_FILE")]
     token_file: Option<PathBuf>,
 
-    /// Print JSON: one value, or one per line where they keep coming
+    /// Print JSON: one value, or one per line where they keep coming; what went wrong too
     #[arg(long, global = true, help_heading = HEADING)]
     pub(crate) json: bool,
 }

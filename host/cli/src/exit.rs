@@ -19,7 +19,7 @@ Exit codes:
   6  denied";
 
 /// Returns the code for an outcome, after telling of a failure.
-pub(crate) fn code(outcome: Result<()>) -> ExitCode {
+pub(crate) fn code(outcome: Result<()>, json: bool) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the output has seen enough.
@@ -27,7 +27,7 @@ pub(crate) fn code(outcome: Result<()>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            print::error(&error);
+            print::error(&error, json);
             ExitCode::from(number(error.kind()))
         }
     }

@@ -32,5 +32,5 @@ fn main() -> ExitCode {
         runtime.shutdown_background();
         outcome
     });
-    exit::code(outcome)
+    exit::code(outcome, command.host.json)
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use althing::info::ErrorInfo;
 use althing::{Error, Kind, Result};
 use serde::Serialize;
 
@@ -26,13 +27,19 @@ pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     line(&text)
 }
 
-/// Writes to standard error what went wrong and what to do about it.
-pub(crate) fn error(error: &Error) {
-    let mut text = error.to_string();
-    if let Some(advice) = error.advice() {
-        let sentence = text.strip_suffix(advice).and_then(|text| text.strip_suffix(". "));
-        text = format!("{}\nhelp: {advice}", sentence.unwrap_or(&text));
-    }
+/// Writes to standard error what went wrong and what to do about it: for people, or as JSON on one line.
+pub(crate) fn error(error: &Error, json: bool) {
+    let text = match serde_json::to_string(&ErrorInfo::from(error)) {
+        Ok(text) if json => text,
+        _ => sentences(error),
+    };
     // Where standard error is closed, nobody can be told of that.
-    let _ = writeln!(io::stderr().lock(), "error: {text}");
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+fn sentences(error: &Error) -> String {
+    let text = error.to_string();
+    let Some(advice) = error.advice() else { return format!("error: {text}") };
+    let sentence = text.strip_suffix(advice).and_then(|text| text.strip_suffix(". "));
+    format!("error: {}\nhelp: {advice}", sentence.unwrap_or(&text))
 }

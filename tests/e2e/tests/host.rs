@@ -137,6 +137,16 @@ fn wrong_use_is_refused_with_what_to_do() {
 }
 
 #[test]
+fn what_went_wrong_is_said_in_json_too() {
+    let host = Host::start(&[]);
+    let ended = althing_e2e::run(&mut host.command(&["--json", "group", "show", "web"]));
+    let told: serde_json::Value = serde_json::from_str(&ended.stderr).unwrap();
+    assert_eq!((ended.code, told["kind"].as_str()), (Some(3), Some("not-found")), "{told}");
+    assert!(told["message"].as_str().is_some_and(|message| message.contains("group=web")), "{told}");
+    assert!(told["advice"].as_str().is_some_and(|advice| !advice.is_empty()), "{told}");
+}
+
+#[test]
 fn a_port_asks_for_the_token() {
     let host = Host::start(&["--listen", "127.0.0.1:0"]);
     let (port, token) = (host.addresses[1].as_str(), host.token_file.as_deref().unwrap());
