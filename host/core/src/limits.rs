@@ -98,6 +98,10 @@ pub const BUNDLE_FILES_MAX: usize = 256;
 pub const CHUNK_BYTES: usize = 256 << 10;
 /// The most former bindings a group remembers for a rollback.
 pub const BINDINGS_KEPT_MAX: usize = 8;
+/// The most versions of a policy that are listed and kept in the backend, beside those that groups are bound to.
+pub const VERSIONS_KEPT_MAX: usize = 8;
+/// The most groups of a namespace.
+pub const GROUPS_MAX: usize = 65_536;
 /// The most upload jobs a host remembers.
 pub const JOBS_KEPT_MAX: usize = 64;
 

@@ -145,11 +145,8 @@ impl Host {
 
     /// Begins to load every bound policy that is not on the shelf, and lets go of those no group may need again.
     fn load_bound(self: Arc<Self>) {
-        let mut needed = HashSet::new();
         for group in self.mirror.groups() {
             let Some((record, _)) = &group.record else { continue };
-            let former = record.former.iter().flatten();
-            needed.extend(record.binding.iter().chain(former).map(|binding| binding.digest));
             let missing = record.binding.as_ref().filter(|_| self.shelf.rule(record).is_none());
             if let Some(binding) = missing
                 && self.following.loading().insert(binding.digest)
@@ -157,7 +154,15 @@ impl Host {
                 self.spawn(self.clone().load_until_done(binding.digest));
             }
         }
-        self.shelf.keep(&needed);
+        self.shelf.keep(&self.needed());
+    }
+
+    /// Returns the digests that groups are bound to, or may be again by a rollback.
+    pub(crate) fn needed(&self) -> HashSet<Digest> {
+        let groups = self.mirror.groups();
+        let records = groups.iter().filter_map(|group| group.record.as_ref().map(|(record, _)| record));
+        let bindings = records.flat_map(|record| record.binding.iter().chain(record.former.iter().flatten()));
+        bindings.map(|binding| binding.digest).collect()
     }
 
     /// Loads a policy; what fails for want of the backend is tried again, and so is a refusal: an operator may mend it.

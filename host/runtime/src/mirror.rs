@@ -97,6 +97,11 @@ impl Mirror {
         self.read().groups.get(name).cloned()
     }
 
+    /// Returns how many groups were seen.
+    pub(crate) fn count(&self) -> usize {
+        self.read().groups.len()
+    }
+
     pub(crate) fn groups(&self) -> Vec<Arc<Group>> {
         let mut groups: Vec<_> = self.read().groups.values().cloned().collect();
         groups.sort_by(|left, right| left.name.cmp(&right.name));

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use althing_core::info::{Decision, Outcome};
 use althing_core::layers::{Fault, Operation};
-use althing_core::{Digest, ElectionView};
+use althing_core::{Digest, ElectionView, Key, limits};
 use althing_engine::{Engine, EngineConfig};
-use althing_sim::{Fleet, eventually, led_by, quick, shipped};
+use althing_sim::{Fleet, eventually, fixture, led_by, quick, shipped};
 use serde::Deserialize;
 
 /// A line of `decisions.jsonl`.
@@ -86,7 +86,7 @@ async fn a_host_that_starts_again_runs_the_bound_rule_from_its_own_copy() {
     fleet.hosts.remove(0).runtime.stop().await;
     // The bundle is gone from the backend; only what a watch brings can still be read.
     let digest = shipped("elect-oldest").digest();
-    let chunk = althing_core::Key::path(["artefact", &digest.to_string(), "000000"]);
+    let chunk = Key::path(["artefact", &digest.to_string(), "000000"]);
     fleet.store.commit(althing_core::Txn::new().delete(chunk)).await.unwrap();
     eventually("the former run has let go of the state directory", || {
         std::fs::File::open(state.path().join("lock")).unwrap().try_lock().is_ok()
@@ -103,4 +103,25 @@ async fn a_host_that_starts_again_runs_the_bound_rule_from_its_own_copy() {
     eventually("it follows the binding", followed).await;
     host.session().join("web", "a", 1).await;
     led_by(&host.runtime, "web", "a").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_that_nobody_needs_do_not_stay_in_the_backend() {
+    let fleet = Fleet::start(1, quick()).await;
+    fleet.create("web").await;
+    let host = &fleet.hosts[0];
+    let first = fixture("traps", 0);
+    host.push(&first).await;
+    host.activate("web", "traps").await;
+    for version in 1..=limits::VERSIONS_KEPT_MAX as u32 + 2 {
+        host.push(&fixture("traps", version)).await;
+    }
+    let info = host.runtime.policy("traps").await.unwrap();
+    assert_eq!(info.versions.len(), limits::VERSIONS_KEPT_MAX);
+    assert!(info.versions.iter().all(|version| version.digest != first.digest()));
+    let page = fleet.store.list(&Key::path(["artefact"]).below(), None, 0).await.unwrap();
+    let mut stored: Vec<_> =
+        page.records.iter().filter_map(|chunk| chunk.key.names()?.into_iter().nth(1)).collect();
+    stored.dedup();
+    assert_eq!(stored.len(), limits::VERSIONS_KEPT_MAX + 1, "those listed, and the one that is bound");
 }

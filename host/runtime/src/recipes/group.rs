@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use althing_core::info::{Event, GroupInfo, GroupSummary};
-use althing_core::{Error, Guard, Key, Kind, Principal, Result, Txn};
+use althing_core::{Error, Guard, Key, Kind, Principal, Result, Txn, limits};
 use tokio::sync::broadcast;
 
 use crate::apply::{Applied, no_group};
@@ -90,6 +90,15 @@ impl Runtime {
 
 impl Host {
     pub(crate) async fn make_group(&self, name: &str) -> Result<Applied> {
+        if self.mirror.count() >= limits::GROUPS_MAX {
+            return Err(Error::new(
+                Kind::TooLarge,
+                "create group",
+                "the namespace has as many groups as it can",
+            )
+            .with("groups_max", limits::GROUPS_MAX)
+            .advise("Delete groups that nobody uses, or use another namespace"));
+        }
         let record = GroupRecord::new(self.nonce());
         self.write_group(name, Guard::Absent(group_key(name)), record, Txn::new()).await
     }

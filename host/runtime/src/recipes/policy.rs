@@ -15,7 +15,7 @@ use tracing::info;
 
 use crate::apply::no_group;
 use crate::layout::{
-    GroupRecord, LAYOUT, PolicyRecord, chunk_key, decode, encode, policies_prefix, policy_key,
+    GroupRecord, LAYOUT, PolicyRecord, chunk_key, chunks_prefix, decode, encode, policies_prefix, policy_key,
 };
 use crate::{Host, Runtime, admit};
 
@@ -246,8 +246,9 @@ impl Host {
             bytes: packed.len() as u64,
             cases: proof.cases,
         };
-        self.add_version(&bundle.manifest.name, version).await?;
+        let surplus = self.add_version(&bundle.manifest.name, version).await?;
         self.shelve(digest, policy);
+        self.remove_surplus(surplus).await?;
         job.send_modify(|job| job.phase = Phase::Stored);
         info!(policy = bundle.manifest.name, digest = digest.short(), by, "pushed");
         Ok(())
@@ -276,7 +277,8 @@ impl Host {
         self.driver.commit(txn).await.map(|_| ())
     }
 
-    async fn add_version(&self, name: &str, version: PolicyVersion) -> Result<()> {
+    /// Adds a version to what was pushed under a name. Returns those that are no longer listed.
+    async fn add_version(&self, name: &str, version: PolicyVersion) -> Result<Vec<PolicyVersion>> {
         let key = policy_key(name);
         for _ in 0..limits::CONFLICT_TRIES {
             let record = self.driver.get(&key).await?;
@@ -284,15 +286,36 @@ impl Host {
             policy.layout = LAYOUT;
             policy.versions.retain(|former| former.digest != version.digest);
             policy.versions.insert(0, version.clone());
-            policy.versions.truncate(limits::BINDINGS_KEPT_MAX);
+            let kept = policy.versions.len().min(limits::VERSIONS_KEPT_MAX);
+            let surplus = policy.versions.split_off(kept);
             let txn = Txn::new().guard(Guard::since(&key, record.as_ref())).put(key.clone(), encode(&policy));
             match self.driver.commit(txn).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(surplus),
                 Err(error) if error.kind() == Kind::Conflict || error.effect() == Effect::Unknown => {}
                 Err(error) => return Err(error),
             }
         }
         Err(crate::apply::contended(name))
+    }
+
+    /// Removes the chunks of versions that are no longer listed and that no group may need again.
+    async fn remove_surplus(&self, surplus: Vec<PolicyVersion>) -> Result<()> {
+        let needed = self.needed();
+        for version in surplus.iter().filter(|version| !needed.contains(&version.digest)) {
+            let prefix = chunks_prefix(&version.digest);
+            let mut after = None;
+            loop {
+                let page = self.driver.list(&prefix, after.as_ref(), 0).await?;
+                for chunk in page.records {
+                    self.commit_surely(Txn::new().delete(chunk.key)).await?;
+                }
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn policy_info(&self, record: &Record) -> Result<Option<PolicyInfo>> {
