@@ -7,14 +7,15 @@
 //! ```no_run
 //! # use std::{sync::Arc, time::Duration};
 //! # use althing_conformance::{Subject, main, trials};
-//! # use althing_core::{Driver, Result};
+//! # use althing_core::{Driver, OsChance, Result, SystemClock};
+//! # use althing_driver_memory::Memory;
 //! struct OnMine;
 //!
 //! #[async_trait::async_trait]
 //! impl Subject for OnMine {
 //!     async fn connect(&self, namespace: &str) -> Result<Arc<dyn Driver>> {
-//! #       let _ = namespace;
-//!         unimplemented!("connect to the private server, in this namespace")
+//!         let location = format!("memory:?namespace={namespace}").parse()?;
+//!         Ok(Arc::new(Memory::connect(&location, Arc::new(SystemClock), Arc::new(OsChance))?))
 //!     }
 //!     async fn pass(&self, time: Duration) {
 //!         tokio::time::sleep(time).await

@@ -193,26 +193,19 @@ pub async fn led_by(runtime: &Runtime, group: &str, member: &str) {
 }
 
 /// Returns the next event of a group that `wanted` picks.
-pub async fn next_event<T>(stream: &mut GroupStream, mut wanted: impl FnMut(&Event) -> Option<T>) -> T {
-    let search = async {
-        loop {
-            let event = stream.next().await.expect("the stream goes on");
-            if let Some(found) = wanted(&event) {
-                return found;
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, search).await.expect("the event comes")
+pub async fn next_event<T>(stream: &mut GroupStream, wanted: impl FnMut(&Event) -> Option<T>) -> T {
+    pick(async || stream.next().await, wanted).await
 }
 
 /// Returns the next event of a session that `wanted` picks.
-pub async fn next_told<T>(
-    stream: &mut SessionStream,
-    mut wanted: impl FnMut(&SessionEvent) -> Option<T>,
-) -> T {
+pub async fn next_told<T>(stream: &mut SessionStream, wanted: impl FnMut(&SessionEvent) -> Option<T>) -> T {
+    pick(async || stream.next().await, wanted).await
+}
+
+async fn pick<E, T>(mut next: impl AsyncFnMut() -> Option<E>, mut wanted: impl FnMut(&E) -> Option<T>) -> T {
     let search = async {
         loop {
-            let event = stream.next().await.expect("the stream goes on");
+            let event = next().await.expect("the stream goes on");
             if let Some(found) = wanted(&event) {
                 return found;
             }
