@@ -131,6 +131,7 @@ async fn a_rule_that_alternates_moves_no_more_often_than_the_cap() {
         })
     };
     eventually("the cap is reached", deferred).await;
+    // Ten times as long as the tenure that would allow another move: time for a move that must not come.
     let clock = SystemClock;
     althing_core::Clock::sleep(&clock, Duration::from_millis(500)).await;
     let terms = witness.attest().await;
