@@ -6,6 +6,7 @@ use althing_core::location::nearest;
 use althing_core::{Capability, Chance, Clock, Driver, Error, Kind, Location, OsChance, Result, SystemClock};
 use althing_driver_memory::Memory;
 use althing_driver_redis::Redis;
+use althing_driver_zookeeper::ZooKeeper;
 use futures::future::BoxFuture;
 
 /// A kind of backend.
@@ -49,6 +50,17 @@ pub const BACKENDS: &[Backend] = &[
             })
         },
     },
+    Backend {
+        schemes: &["zookeeper", "kazoo"],
+        about: "a ZooKeeper ensemble; L2 with three voting servers or more, else L1",
+        example: "zookeeper://zk1,zk2,zk3/?namespace=prod",
+        capability: None,
+        connect: |location, clock, chance| {
+            Box::pin(async move {
+                Ok(Arc::new(ZooKeeper::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
+            })
+        },
+    },
 ];
 
 /// Connects to the backend of a URL. Fails with `Invalid` and a suggestion where no row has its scheme.
@@ -87,7 +99,8 @@ mod tests {
     #[tokio::test]
     async fn suggests_the_backend_that_was_meant() {
         check_refused("redsi://127.0.0.1", "Did you mean redis:?").await;
-        check_refused("zanzibar://127.0.0.1", "Backends of this build: memory redis rediss").await;
+        check_refused("zanzibar://127.0.0.1", "Backends of this build: memory redis rediss zookeeper kazoo")
+            .await;
         check_refused("memory:?colour=red", "unknown option \"colour\"").await;
     }
 

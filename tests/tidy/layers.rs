@@ -21,6 +21,11 @@ const LAYERS: &[(&str, &[&str])] = &[
 const OUTSIDERS: &[(&str, &[&str], &str)] = &[
     ("wasmtime*", &["host/engine"], "everything wasmtime is in the engine"),
     ("redis", &["host/drivers/redis", "tests/*", "xtask"], "a backend's client is known to its driver only"),
+    (
+        "zookeeper-client",
+        &["host/drivers/zookeeper", "tests/*", "xtask"],
+        "a backend's client is known to its driver only",
+    ),
     ("clap", &["host/cli", "xtask"], "arguments are read where a person types them"),
 ];
 
@@ -49,14 +54,20 @@ const DOORS: &[Door] = &[
         tests: true,
         advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
     },
+    Door {
+        says: "zookeeper_client ::",
+        files: &["host/drivers/zookeeper/src/wire.rs", "tests/*", "xtask/*"],
+        tests: true,
+        advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
+    },
     Door { says: "print !", files: PRINTERS, tests: true, advice: PRINT },
     Door { says: "println !", files: PRINTERS, tests: true, advice: PRINT },
     Door { says: "eprint !", files: PRINTERS, tests: true, advice: PRINT },
     Door { says: "eprintln !", files: PRINTERS, tests: true, advice: PRINT },
 ];
 
-/// A build script speaks to cargo by printing.
-const PRINTERS: &[&str] = &["host/cli/*", "xtask/*", "*/build.rs"];
+/// A build script speaks to cargo by printing, an example to whoever runs it.
+const PRINTERS: &[&str] = &["host/cli/*", "host/examples/*", "xtask/*", "*/build.rs"];
 const PRINT: &str = "Return it, or use `tracing`; only the command line prints";
 
 fn matches(pattern: &str, name: &str) -> bool {

@@ -3,15 +3,19 @@
 //! What is there already is neither touched nor updated. What cannot be installed is named, with the command
 //! that installs it. The toolchain of the guests is seen to where they are built, in `guests.rs`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
 use crate::steps::{capture, cargo, in_path, run};
 
-/// A server that tests start privately. Its name is that of its program and of its Debian package.
-const SERVERS: &[&str] = &["redis-server"];
+/// A server that tests start privately. Its name is that of its Debian package and, but for the one below, of its
+/// program.
+const SERVERS: &[&str] = &["redis-server", ZOOKEEPER];
+/// Runs in Java: it is there when both files are.
+const ZOOKEEPER: &str = "zookeeper";
+const ZOOKEEPER_ARCHIVE: &str = "/usr/share/java/zookeeper.jar";
 
 /// Finds or installs the C compiler, cargo-nextest and the servers that tests start.
 ///
@@ -25,11 +29,11 @@ pub(crate) fn install_missing(root: &Path) -> Result<()> {
 
 /// Finds or installs a server. Fails if it is still missing.
 pub(crate) fn require_server(name: &str) -> Result<()> {
-    if in_path(name).is_none() && is_debian_root() {
+    if server_file(name).is_none() && is_debian_root() {
         install_package(name)?;
     }
-    if in_path(name).is_none() {
-        bail!("{name} is not in PATH. To install it: on Debian `apt-get install {name}`");
+    if server_file(name).is_none() {
+        bail!("{name} is not installed. To install it: on Debian `apt-get install {name}`");
     }
     Ok(())
 }
@@ -55,7 +59,7 @@ fn nextest(root: &Path) -> Result<()> {
 }
 
 fn server(name: &str) -> Result<()> {
-    if found(name) {
+    if shown(name, server_file(name)) {
         return Ok(());
     }
     if is_debian_root() {
@@ -63,18 +67,29 @@ fn server(name: &str) -> Result<()> {
     }
     let advice = format!("To install it: on Debian `apt-get install {name}`");
     if std::env::var_os("CI").is_some() {
-        bail!("{name} is not in PATH, and CI skips no test. {advice}");
+        bail!("{name} is not installed, and CI skips no test. {advice}");
     }
-    println!("  {name}: not in PATH, so the tests that need it are skipped. {advice}");
+    println!("  {name}: not installed, so the tests that need it are skipped. {advice}");
     Ok(())
 }
 
 fn found(program: &str) -> bool {
-    let file = in_path(program);
+    shown(program, in_path(program))
+}
+
+fn shown(name: &str, file: Option<PathBuf>) -> bool {
     if let Some(file) = &file {
-        println!("  {program}: {}", file.display());
+        println!("  {name}: {}", file.display());
     }
     file.is_some()
+}
+
+fn server_file(name: &str) -> Option<PathBuf> {
+    if name != ZOOKEEPER {
+        return in_path(name);
+    }
+    let archive = PathBuf::from(ZOOKEEPER_ARCHIVE);
+    in_path("java").filter(|_| archive.is_file()).map(|_| archive)
 }
 
 fn is_debian_root() -> bool {

@@ -11,12 +11,15 @@
     reason = "only tests use this; a server that does not start must end the test with its log"
 )]
 
+mod certificate;
 mod process;
 mod redis;
 mod suite;
+mod zookeeper;
 
 pub use redis::{Redis, RedisOptions};
 pub use suite::{Test, run};
+pub use zookeeper::{Ensemble, EnsemblePlan, Node, ZooKeeper, ZooKeeperOptions};
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
@@ -27,9 +30,9 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("a bound socket has an address").port()
 }
 
-/// Tells whether `program` can be started from `PATH`.
+/// Tells whether `program` can be started from `PATH`; for `zookeeper`, whether Java and its archive are there.
 pub fn available(program: &str) -> bool {
-    find(program).is_some()
+    if program == "zookeeper" { zookeeper::is_installed() } else { find(program).is_some() }
 }
 
 /// Tells whether a missing server is a failure (in CI) and not a reason to pass over a test.
@@ -41,7 +44,7 @@ pub fn required() -> bool {
 /// is [`required`] and missing.
 pub fn ready_for(program: &str) -> bool {
     let found = available(program);
-    assert!(found || !required(), "{program} is not in PATH, and CI=true requires it");
+    assert!(found || !required(), "{program} is not installed, and CI=true requires it");
     found
 }
 

@@ -38,15 +38,21 @@ impl Process {
         let errors = output.try_clone().expect("a file can be shared");
         let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
         let mut process = Process { child: child.expect("the server starts"), log: log.to_owned() };
+        process.wait_until(answers).await?;
+        Ok(process)
+    }
+
+    /// Waits until `answers` says yes; ends early when the server does.
+    pub(crate) async fn wait_until(&mut self, answers: impl Fn() -> bool) -> Result<(), NotStarted> {
         let deadline = SystemClock.now() + START_DEADLINE;
         while !answers() {
-            let ended = process.child.try_wait().expect("a child can be asked").is_some();
+            let ended = self.child.try_wait().expect("a child can be asked").is_some();
             if ended || SystemClock.now() >= deadline {
-                return Err(NotStarted { log: process.log_text() });
+                return Err(NotStarted { log: self.log_text() });
             }
             SystemClock.sleep(START_PAUSE).await;
         }
-        Ok(process)
+        Ok(())
     }
 
     /// Returns its process id.
@@ -58,6 +64,12 @@ impl Process {
     pub(crate) fn kill(&mut self) {
         // It may have ended by itself; then there is nothing to kill and the wait returns at once.
         let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Ends it with SIGTERM and waits until it is gone.
+    pub(crate) fn stop(&mut self) {
+        self.signal(Signal::TERM);
         let _ = self.child.wait();
     }
 
