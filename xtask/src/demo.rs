@@ -1,7 +1,7 @@
 //! `cargo xtask demo`: the main job in front of the user, with real processes.
 //!
-//! Services join a group, an operator uploads a rule, leadership moves by it, a leader dies. On Redis there are three
-//! hosts, and one of them dies too. Every line of the time line is an event that a watching client was told of.
+//! Services join a group, an operator uploads a rule, leadership moves by it, a leader dies. On Redis and ZooKeeper there
+//! are three hosts, and one of them dies too. Every line of the time line is an event that a watching client was told of.
 
 mod stage;
 mod timeline;
@@ -9,18 +9,19 @@ mod timeline;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use althing_test_servers::{Redis, RedisOptions};
+use althing_test_servers::{Ensemble, Redis, RedisOptions, ZooKeeperOptions};
 use anyhow::{Context, Result, bail};
 
 use crate::steps::{built, now};
 use crate::{guests, setup};
-use stage::Stage;
+use stage::{Stage, Store};
 use timeline::Timeline;
 
 /// What to show.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where the hosts keep their state: `memory` is one host, `redis` is three on a private server.
+    /// Where the hosts keep their state: `memory` is one host, `redis` is three on a private server, `zookeeper` is
+    /// three on a private ensemble of three.
     #[arg(long, default_value = "memory")]
     backend: Backend,
 }
@@ -29,6 +30,21 @@ pub(crate) struct Args {
 enum Backend {
     Memory,
     Redis,
+    #[value(name = "zookeeper", alias = "kazoo")]
+    ZooKeeper,
+}
+
+impl Backend {
+    async fn start(self) -> Option<Store> {
+        match self {
+            Backend::Memory => Some(Store::Memory),
+            Backend::Redis => Redis::start(RedisOptions::default()).await.map(Store::Redis),
+            Backend::ZooKeeper => {
+                let options = ZooKeeperOptions { tick: TICK, ..ZooKeeperOptions::default() };
+                Ensemble::start(3, options).await.map(Store::ZooKeeper)
+            }
+        }
+    }
 }
 
 const GROUP: &str = "web";
@@ -38,22 +54,23 @@ const RULE: &str = "elect-weighted";
 const HOSTS: [&str; 3] = ["north", "east", "south"];
 /// Short, so that nobody waits long for a host that died.
 const LEASE: &str = "2s";
+/// The tick of ZooKeeper: by the second, as is usual, nobody could ask for so short a lease.
+const TICK: Duration = Duration::from_millis(200);
 
 /// Installs and builds what is missing, then shows the main job.
 pub(crate) fn show(root: &Path, args: &Args) -> Result<()> {
-    if args.backend == Backend::Redis {
-        setup::require_server("redis-server")?;
+    match args.backend {
+        Backend::Memory => {}
+        Backend::Redis => setup::require_server("redis-server")?,
+        Backend::ZooKeeper => setup::require_server("zookeeper")?,
     }
     guests::build(root)?;
     println!("althing: building (the first time takes some minutes)");
     let binary = built(root, &["--package", "althing-cli"], "althing")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let redis = match args.backend {
-            Backend::Memory => None,
-            Backend::Redis => Redis::start(RedisOptions::default()).await,
-        };
-        let mut stage = Stage::new(binary, redis)?;
+        let store = args.backend.start().await.context("the backend's server is not installed")?;
+        let mut stage = Stage::new(binary, store)?;
         let bundle = root.join("policies").join(RULE);
         let outcome = tokio::select! {
             outcome = story(&mut stage, &bundle) => outcome,
