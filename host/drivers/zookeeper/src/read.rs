@@ -14,6 +14,8 @@ use crate::wire::Wire;
 
 /// How many records are asked for at once.
 const AT_ONCE: usize = 64;
+/// Of how many buckets the names are asked for in one request.
+const BUCKETS_AT_ONCE: usize = 32;
 
 /// What is known of a session.
 pub(crate) struct SessionFact {
@@ -174,11 +176,13 @@ async fn names(store: &Store, wire: &Wire, prefix: &Key) -> Result<(Vec<Key>, Re
     let ours = Key::from(althing_core::check::RESERVED_PREFIX);
     let only_sessions = prefix.starts_with(&ours);
     let buckets = if only_sessions { 0 } else { BUCKETS };
-    let buckets = try_join_all((0..buckets).map(|bucket| wire.children(&store.layout.bucket(bucket))));
+    let buckets: Vec<_> = (0..buckets).map(|bucket| store.layout.bucket(bucket)).collect();
+    // Many in one request, since a request costs more than a list; not all, since an answer has its bounds.
+    let buckets = try_join_all(buckets.chunks(BUCKETS_AT_ONCE).map(|some| wire.children_of_all(some)));
     let with_sessions = only_sessions || ours.starts_with(prefix);
     let sessions = with_sessions.then(|| wire.children(&store.layout.estates()));
     let mut keys: Vec<Key> = Vec::new();
-    for (names, _) in buckets.await?.into_iter().flatten() {
+    for names in buckets.await? {
         keys.extend(names.iter().filter_map(|name| layout::unescape(name)).map(Key::new));
     }
     if let Some(sessions) = sessions

@@ -7,8 +7,8 @@ use althing_core::{Error, Kind, Result, Revision};
 use bytes::Bytes;
 use futures::FutureExt;
 use zookeeper_client::{
-    Acl, Acls, AddWatchMode, AuthId, Client, CreateMode, Error as ClientError, EventType, MultiWriteError,
-    MultiWriteResult, Permission, PersistentWatcher, SessionState, Stat, WatchedEvent,
+    Acl, Acls, AddWatchMode, AuthId, Client, CreateMode, Error as ClientError, EventType, MultiReadResult,
+    MultiWriteError, MultiWriteResult, Permission, PersistentWatcher, SessionState, Stat, WatchedEvent,
 };
 
 use crate::settings::{Access, Settings};
@@ -179,6 +179,26 @@ impl Wire {
     ) -> impl Future<Output = Result<Option<(Vec<String>, Node)>>> + Send + use<> {
         let sent = self.client.get_children(path);
         sent.map(|read| found(read).map(|read| read.map(|(names, stat)| (names, node(stat)))))
+    }
+
+    /// Reads the names of the children of several nodes in one request. A node that is not there has none.
+    pub(crate) async fn children_of_all(&self, paths: &[String]) -> Result<Vec<String>> {
+        let mut reader = self.client.new_multi_reader();
+        for path in paths {
+            reader.add_get_children(path).map_err(|error| fault("list", false, error))?;
+        }
+        let mut all = Vec::new();
+        for result in reader.commit().await.map_err(|error| fault("list", false, error))? {
+            match result {
+                MultiReadResult::Children { mut children } => all.append(&mut children),
+                MultiReadResult::Error { err: ClientError::NoNode } => {}
+                MultiReadResult::Error { err } => return Err(fault("list", false, err)),
+                _ => {
+                    return Err(Error::new(Kind::Internal, "list", "data where names were asked for"));
+                }
+            }
+        }
+        Ok(all)
     }
 
     /// Reads which servers there are. `None` where the server does not let us.
