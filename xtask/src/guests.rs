@@ -10,7 +10,30 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::steps::{capture, run};
+use crate::steps::{built, capture, run};
+
+/// What to do beside building.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Show each guest that misbehaves to a host of its own, and print what was seen of it
+    #[arg(long)]
+    table: bool,
+
+    /// With --table, show those alone whose name contains this
+    #[arg(long, value_name = "TEXT", requires = "table")]
+    only: Option<String>,
+}
+
+/// Builds the guests, and prints the table where asked. Fails when a guest was seen to do anything else than the
+/// table in `tests/guests` expects.
+pub(crate) fn build_and_show(root: &Path, args: &Args) -> Result<()> {
+    build(root)?;
+    if !args.table {
+        return Ok(());
+    }
+    run(Command::new(built(root, &["--package", "althing-guests-test"], "althing-guests-table")?)
+        .args(&args.only))
+}
 
 const TARGET: &str = "wasm32-unknown-unknown";
 /// Debian's compiler, its cargo, and the sources of its standard library.

@@ -1,12 +1,14 @@
-//! Set-up, guests, test servers, demo and bench.
+//! Set-up, guests, test servers, demo, bench and docs.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "these commands speak to the person who typed them"
 )]
 
+mod behaviours;
 mod bench;
 mod demo;
+mod docs;
 mod guests;
 mod setup;
 mod steps;
@@ -24,23 +26,29 @@ enum Verb {
     /// Install what is missing to build and to test.
     Setup,
     /// Build the guests: the shipped policies and those that misbehave.
-    Guests,
+    Guests(guests::Args),
     /// Install what is missing, then check and test everything.
     Test(test::Args),
     /// Install what is missing, then show the main job with real processes.
     Demo(demo::Args),
     /// Measure, each figure beside its raw floor.
     Bench(bench::Args),
+    /// Let a crowd call the shipped semaphore and barrier while callers and a host are killed.
+    Behaviours(behaviours::Args),
+    /// Write the completions and the manual pages of `althing`.
+    Docs(docs::Args),
 }
 
 impl Verb {
     fn run(self, root: &Path) -> anyhow::Result<()> {
         match self {
             Verb::Setup => setup::install_missing(root),
-            Verb::Guests => guests::build(root),
+            Verb::Guests(args) => guests::build_and_show(root, &args),
             Verb::Test(args) => test::check_all(root, &args),
             Verb::Demo(args) => demo::show(root, &args),
             Verb::Bench(args) => bench::measure(root, &args),
+            Verb::Behaviours(args) => behaviours::crowd(root, &args),
+            Verb::Docs(args) => docs::write(root, &args),
         }
     }
 }

@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 
 use serde::de::DeserializeOwned;
 
-pub use crate::bindings::althing::policy::types::Member;
-pub use crate::bindings::exports::althing::policy::election::{Choice, Leader, Verdict, View};
+pub use crate::bindings::election::exports::althing::policy::election::{Choice, Leader, Verdict, View};
+pub use crate::bindings::shared::althing::policy::types::Member;
 
 /// The most candidates a verdict ranks.
 pub const RANKED_MAX: usize = 8;
@@ -105,14 +105,14 @@ macro_rules! export_election {
     ($policy:ty) => {
         struct AlthingExport;
 
-        impl $crate::bindings::exports::althing::policy::election::Guest for AlthingExport {
+        impl $crate::bindings::election::exports::althing::policy::election::Guest for AlthingExport {
             fn elect(view: $crate::election::View) -> Result<$crate::election::Verdict, String> {
                 let settings = $crate::settings()?;
                 <$policy as $crate::election::Election>::elect(&view, &settings)
             }
         }
 
-        impl $crate::bindings::exports::althing::policy::settings::Guest for AlthingExport {
+        impl $crate::bindings::shared::exports::althing::policy::settings::Guest for AlthingExport {
             fn schema() -> String {
                 <$policy as $crate::election::Election>::SCHEMA.into()
             }
@@ -123,6 +123,7 @@ macro_rules! export_election {
             }
         }
 
-        $crate::bindings::export_bindings!(AlthingExport with_types_in $crate::bindings);
+        $crate::bindings::shared::export_settings!(AlthingExport with_types_in $crate::bindings::shared);
+        $crate::bindings::election::export_election!(AlthingExport with_types_in $crate::bindings::election);
     };
 }

@@ -19,23 +19,18 @@
 //! althing_guest::export_election!(Oldest);
 //! ```
 //!
+//! A behaviour is one too: see [`behaviour`].
+//!
 //! Build it as a `cdylib` for `wasm32-unknown-unknown` with `wasm-component-ld` as the linker.
 
-#[allow(missing_docs, reason = "generated; the documentation is in the .wit files")]
-pub mod bindings {
-    wit_bindgen::generate!({
-        path: "../../wit",
-        world: "election-policy",
-        pub_export_macro: true,
-        export_macro_name: "export_bindings",
-        default_bindings_module: "althing_guest::bindings",
-    });
-}
-
+pub mod behaviour;
+#[doc(hidden)]
+pub mod bindings;
 pub mod election;
 pub mod log;
 #[cfg(target_arch = "wasm32")]
 mod memory;
+pub mod store;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -47,10 +42,11 @@ pub struct NoSettings {}
 
 /// Reads the settings of this policy. The error says which setting is wrong, for people.
 pub fn settings<S: DeserializeOwned>() -> Result<S, String> {
-    serde_json::from_str(&bindings::althing::policy::config::settings()).map_err(|error| error.to_string())
+    serde_json::from_str(&bindings::shared::althing::policy::config::settings())
+        .map_err(|error| error.to_string())
 }
 
 /// Returns the next random bytes of this call; the same view gives the same bytes.
 pub fn random(count: u32) -> Vec<u8> {
-    bindings::althing::policy::random::bytes(count)
+    bindings::shared::althing::policy::random::bytes(count)
 }

@@ -1,10 +1,10 @@
 //! Lines for the people who run the policy. Needs `log = true` below `[grants]`.
 
-pub use crate::bindings::althing::policy::log::Level;
+pub use crate::bindings::shared::althing::policy::log::Level;
 
 /// Adds a line at `level` to the log of this call.
 pub fn write(level: Level, message: &str) {
-    crate::bindings::althing::policy::log::write(level, message);
+    crate::bindings::shared::althing::policy::log::write(level, message);
 }
 
 /// Adds a line about what is going on.

@@ -1,5 +1,6 @@
 //! Which host to ask, and how to show what it answers.
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -72,14 +73,28 @@ impl Host {
 
 /// Reads a file of text.
 pub(crate) fn read(file: &std::path::Path) -> Result<String> {
-    std::fs::read_to_string(file).map_err(|error| {
-        let kind = match error.kind() {
-            std::io::ErrorKind::NotFound => Kind::NotFound,
-            std::io::ErrorKind::PermissionDenied => Kind::Denied,
-            _ => Kind::Invalid,
-        };
-        Error::new(kind, "read file", "it cannot be read").with("file", file.display()).because(error)
-    })
+    std::fs::read_to_string(file).map_err(|error| unread(file, error))
+}
+
+/// Reads a file, or standard input where the file is `-`; not more than `most` bytes and one.
+pub(crate) fn read_bytes(file: &std::path::Path, most: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let most = most as u64 + 1;
+    let read = match file.as_os_str() == "-" {
+        true => std::io::stdin().lock().take(most).read_to_end(&mut bytes),
+        false => std::fs::File::open(file).and_then(|open| open.take(most).read_to_end(&mut bytes)),
+    };
+    read.map_err(|error| unread(file, error))?;
+    Ok(bytes)
+}
+
+fn unread(file: &std::path::Path, error: std::io::Error) -> Error {
+    let kind = match error.kind() {
+        std::io::ErrorKind::NotFound => Kind::NotFound,
+        std::io::ErrorKind::PermissionDenied => Kind::Denied,
+        _ => Kind::Invalid,
+    };
+    Error::new(kind, "read file", "it cannot be read").with("file", file.display()).because(error)
 }
 
 /// Reads a time for clap.

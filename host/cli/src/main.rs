@@ -1,36 +1,5 @@
-//! The `althing` command: a host as a daemon, and everything one asks of it.
+//! The `althing` binary.
 
-mod ask;
-mod exit;
-mod print;
-mod table;
-mod verbs;
-
-use std::process::ExitCode;
-
-use clap::Parser;
-
-use crate::ask::Host;
-use crate::verbs::Verb;
-
-/// Groups, leaders and the rules that choose them, over the backend you already run.
-#[derive(Parser)]
-#[command(name = "althing", version, arg_required_else_help = true, after_help = exit::HELP)]
-struct Command {
-    #[command(flatten)]
-    host: Host,
-
-    #[command(subcommand)]
-    verb: Verb,
-}
-
-fn main() -> ExitCode {
-    let command = Command::parse();
-    let outcome = exit::runtime().and_then(|runtime| {
-        let outcome = runtime.block_on(command.verb.run(&command.host));
-        // A read of standard input or a lookup that nobody waits for must not hold up the end.
-        runtime.shutdown_background();
-        outcome
-    });
-    exit::code(outcome, command.host.json)
+fn main() -> std::process::ExitCode {
+    althing_cli::run()
 }

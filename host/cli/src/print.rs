@@ -12,11 +12,22 @@ pub(crate) const OPERATION: &str = "print";
 /// Writes a line to standard output. Fails with `Closed` when nobody reads it any more.
 pub(crate) fn line(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| {
-        let closed = error.kind() == io::ErrorKind::BrokenPipe;
-        let kind = if closed { Kind::Closed } else { Kind::Internal };
-        Error::new(kind, OPERATION, "standard output cannot be written").because(error)
-    })
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(unwritten)
+}
+
+fn unwritten(error: io::Error) -> Error {
+    let closed = error.kind() == io::ErrorKind::BrokenPipe;
+    let kind = if closed { Kind::Closed } else { Kind::Internal };
+    Error::new(kind, OPERATION, "standard output cannot be written").because(error)
+}
+
+/// Writes bytes to standard output as they are; text ends with a line.
+pub(crate) fn bytes(bytes: &[u8]) -> Result<()> {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return line(text.strip_suffix('\n').unwrap_or(text));
+    }
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(unwritten)
 }
 
 /// Writes a value to standard output, as JSON on one line.

@@ -1,5 +1,6 @@
 //! The table of verbs; each lives in a file of its name.
 
+mod behaviour;
 mod decisions;
 mod drivers;
 mod group;
@@ -29,6 +30,8 @@ pub(crate) enum Verb {
     #[command(subcommand)]
     Policy(policy::Policy),
     Decisions(decisions::Decisions),
+    #[command(subcommand)]
+    Behaviour(behaviour::Behaviour),
 }
 
 impl Verb {
@@ -43,6 +46,7 @@ impl Verb {
             Verb::Watch(verb) => verb.run(host).await,
             Verb::Policy(verb) => verb.run(host).await,
             Verb::Decisions(verb) => verb.run(host).await,
+            Verb::Behaviour(verb) => verb.run(host).await,
         }
     }
 }

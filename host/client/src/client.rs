@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use althing_core::info::{
-    Decision, Event, GroupInfo, GroupSummary, HostInfo, JobInfo, JoinAsk, Joined, LeaderInfo, PolicyInfo,
-    Renewal, SessionAsk, SessionEvent, SessionGrant, StoodDown,
+    BehaviourAsk, BehaviourInfo, BehaviourSummary, Decision, Event, GroupInfo, GroupSummary, HostInfo,
+    JobInfo, JoinAsk, Joined, LeaderInfo, PolicyInfo, Renewal, SessionAsk, SessionEvent, SessionGrant,
+    StoodDown,
 };
 use althing_core::{Capability, Digest, Error, Kind, Result, Revision, Secret, limits};
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::connection::{Ask, Connection};
-use crate::wire::{ActivationAsk, GroupAsk, SessionKey, StoppedAsk, path};
+use crate::wire::{ActivationAsk, GroupAsk, SessionKey, StoppedAsk, path, query_value};
 use crate::{Address, EventStream, failure};
 
 /// Speaks to one host. Cheap to clone; clones share the connection that is kept.
@@ -154,6 +155,62 @@ impl Client {
     pub async fn decisions(&self, group: &str, limit: usize) -> Result<Vec<Decision>> {
         let route = named("list decisions", ["groups", group, "decisions"])?;
         self.get("list decisions", format!("{route}?limit={limit}")).await
+    }
+
+    /// Lists the behaviours.
+    pub async fn behaviours(&self) -> Result<Vec<BehaviourSummary>> {
+        self.get("list behaviours", path(["behaviours"])).await
+    }
+
+    /// Shows a behaviour, and the last calls that this host took for it.
+    pub async fn behaviour(&self, name: &str) -> Result<BehaviourInfo> {
+        self.get("show behaviour", named("show behaviour", ["behaviours", name])?).await
+    }
+
+    /// Asks a behaviour for an operation and waits for its answer. Dropping this tells the host that nobody waits any
+    /// more; what the behaviour had given by then stays the session's.
+    ///
+    /// After an error of unknown effect, ask again or end the session: what it owns goes with it.
+    pub async fn call_behaviour(
+        &self,
+        session: &SessionKey,
+        name: &str,
+        ask: &BehaviourAsk,
+    ) -> Result<Bytes> {
+        let operation = "call behaviour";
+        let timeout = ask.timeout.unwrap_or(limits::BEHAVIOUR_TIMEOUT_DEFAULT);
+        let route = named(operation, ["behaviours", name])?;
+        let query = format!("operation={}&timeout_ms={}", query_value(&ask.operation), timeout.as_millis());
+        let mut call = request(operation, Method::POST, format!("{route}?{query}"), Some(session));
+        (call.body, call.content_type) = (ask.body.clone(), "application/octet-stream");
+        // The host asks the behaviour one last time before it says that the time is over.
+        let patience = timeout.saturating_add(limits::BEHAVIOUR_GRACE).saturating_add(self.deadline);
+        self.connection.exchange(&call, patience).await
+    }
+
+    /// Lets a policy answer under a behaviour's name, on every host; the newest bundle of that policy where `digest`
+    /// is `None`. Makes the behaviour where there is none.
+    pub async fn activate_behaviour(
+        &self,
+        name: &str,
+        policy: &str,
+        digest: Option<Digest>,
+    ) -> Result<BehaviourInfo> {
+        let ask = ActivationAsk { policy: policy.to_owned(), digest };
+        let route = named("activate", ["behaviours", name, "policy"])?;
+        self.ask("activate", Method::PUT, route, None, &ask).await
+    }
+
+    /// Lets the former policy of a behaviour answer again.
+    pub async fn rollback_behaviour(&self, name: &str) -> Result<BehaviourInfo> {
+        let route = named("roll back", ["behaviours", name, "rollback"])?;
+        self.send("roll back", Method::POST, route, None).await
+    }
+
+    /// Removes a behaviour.
+    pub async fn remove_behaviour(&self, name: &str) -> Result<()> {
+        let route = named("remove behaviour", ["behaviours", name])?;
+        self.send("remove behaviour", Method::DELETE, route, None).await
     }
 
     /// Uploads a packed bundle. Returns the job that checks and stores it.

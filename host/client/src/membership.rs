@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use althing_core::info::{Hold, JoinAsk, Joined, SessionAsk, SessionEvent};
+use althing_core::info::{BehaviourAsk, Hold, JoinAsk, Joined, SessionAsk, SessionEvent};
 use althing_core::{Clock, Error, Kind, Result, Revision, Secret, SystemClock, limits};
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -73,6 +74,12 @@ impl Membership {
     pub async fn leave(&self, group: &str, id: &str) -> Result<()> {
         self.keeper.change(|held| held.leave(group, id));
         self.keeper.client.leave(&self.keeper.session, group, id).await
+    }
+
+    /// Asks a behaviour for an operation with this session: what it gives goes when the session ends. It is lost as well
+    /// when a `Standing` event says that the lease is lost.
+    pub async fn call_behaviour(&self, name: &str, ask: &BehaviourAsk) -> Result<Bytes> {
+        self.keeper.client.call_behaviour(&self.keeper.session, name, ask).await
     }
 
     /// Tells whether a member of this session leads `group` now. Asks nobody.

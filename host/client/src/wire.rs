@@ -37,6 +37,7 @@ impl SessionKey {
 
 /// Asks for a new group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct GroupAsk {
     /// Its name.
@@ -45,6 +46,7 @@ pub struct GroupAsk {
 
 /// Confirms that a leader stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StoppedAsk {
     /// The group it led.
@@ -53,8 +55,9 @@ pub struct StoppedAsk {
     pub term: Revision,
 }
 
-/// Asks for another policy to decide in a group.
+/// Asks for another policy to decide in a group, or to answer for a behaviour.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ActivationAsk {
     /// The policy's name.
@@ -66,6 +69,7 @@ pub struct ActivationAsk {
 
 /// How long to wait for a job, as a query.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct JobQuery {
     /// Answer when the job is done, or after this many milliseconds.
@@ -75,11 +79,25 @@ pub struct JobQuery {
 
 /// Which decisions to show, as a query.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DecisionsQuery {
     /// At most so many, newest first.
     #[serde(default)]
     pub limit: Option<usize>,
+}
+
+/// What a call of a behaviour asks for besides its body, as a query.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct CallQuery {
+    /// What is wanted, as the behaviour names its operations.
+    #[serde(default)]
+    pub operation: String,
+    /// Wait for the answer for so many milliseconds; 30 000 where it is left out.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
 }
 
 /// What stays as it is in a name that takes a place in a path.
@@ -93,6 +111,11 @@ pub fn path<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
         path.extend(utf8_percent_encode(part, PLAIN));
     }
     path
+}
+
+/// Escapes a value that takes a place in a query.
+pub fn query_value(text: &str) -> String {
+    utf8_percent_encode(text, PLAIN).to_string()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// How much a held leadership or lock is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Level {
     /// A hint: the store may forget what it acknowledged.
     L0,
@@ -17,6 +18,7 @@ pub enum Level {
 
 /// How a watch learns of changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum WatchMode {
     /// The backend tells.
@@ -27,6 +29,7 @@ pub enum WatchMode {
 
 /// Within what revisions are ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
     /// Over all keys of the namespace.
@@ -37,6 +40,7 @@ pub enum Order {
 
 /// Who ends a session whose lease ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Expiry {
     /// The backend, by its own clock.
@@ -47,6 +51,7 @@ pub enum Expiry {
 
 /// What a backend promises in its configuration. The conformance suite fails a driver that does less or more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Capability {
     /// The scheme of its URL, such as `redis`.
     pub backend: String,

@@ -13,7 +13,7 @@ pub struct BootTime(Duration);
 
 impl BootTime {
     /// Makes the moment `since_boot` after the machine started.
-    pub fn new(since_boot: Duration) -> Self {
+    pub const fn new(since_boot: Duration) -> Self {
         BootTime(since_boot)
     }
 

@@ -10,7 +10,12 @@ use crate::{Error, Kind};
 
 /// The SHA-256 of some bytes, shown as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest([u8; 32]);
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(extend("pattern" = "^[0-9a-fA-F]{64}$"))
+)]
+pub struct Digest(#[cfg_attr(feature = "schema", schemars(with = "String"))] [u8; 32]);
 
 impl Digest {
     /// Computes the digest of `bytes`.

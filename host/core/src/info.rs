@@ -1,13 +1,18 @@
 //! What is shown of groups, members, leaders, policies and decisions: the same in Rust and in JSON.
 
+mod behaviour;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Cause, Digest, Revision, SessionId, Verdict};
 
+pub use behaviour::{BehaviourAsk, BehaviourCall, BehaviourInfo, BehaviourOutcome, BehaviourSummary};
+
 /// A group at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GroupInfo {
     /// Its name.
     pub name: String,
@@ -27,6 +32,7 @@ pub struct GroupInfo {
 
 /// A line of the list of groups.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GroupSummary {
     /// Its name.
     pub name: String,
@@ -40,6 +46,7 @@ pub struct GroupSummary {
 
 /// A member of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MemberInfo {
     /// Its id, unique within the group.
     pub id: String,
@@ -57,6 +64,7 @@ pub struct MemberInfo {
 
 /// Who leads a group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LeaderInfo {
     /// The member's id.
     pub member: String,
@@ -74,8 +82,9 @@ pub struct LeaderInfo {
     pub revoked: bool,
 }
 
-/// A policy bound to a group.
+/// A policy bound to a group or a behaviour.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BindingInfo {
     /// The policy's name.
     pub policy: String,
@@ -91,8 +100,9 @@ pub struct BindingInfo {
     pub bound_ms: u64,
 }
 
-/// How far a host has followed a group's bindings.
+/// How far a host has followed the bindings of a group or a behaviour.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostView {
     /// The host's id.
     pub id: String,
@@ -100,7 +110,7 @@ pub struct HostView {
     pub name: String,
     /// The epoch it decides by.
     pub epoch: u64,
-    /// It has not loaded what is bound now, and decides nothing for this group.
+    /// It has not loaded what is bound now, and decides nothing there.
     pub behind: bool,
     /// Why it could not load it.
     pub reason: Option<String>,
@@ -108,6 +118,7 @@ pub struct HostView {
 
 /// This host itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostInfo {
     /// Its id, kept in the state directory.
     pub id: String,
@@ -129,6 +140,7 @@ pub struct HostInfo {
 
 /// What is known of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
     /// Renewed in time.
@@ -141,6 +153,7 @@ pub enum Standing {
 
 /// A policy that was pushed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PolicyInfo {
     /// Its name.
     pub name: String,
@@ -148,10 +161,14 @@ pub struct PolicyInfo {
     pub versions: Vec<PolicyVersion>,
     /// The groups it is bound to, as this host sees them.
     pub groups: Vec<String>,
+    /// The behaviours it answers for, as this host sees them.
+    #[serde(default)]
+    pub behaviours: Vec<String>,
 }
 
 /// One pushed version of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PolicyVersion {
     /// Its version, from the manifest.
     pub version: String,
@@ -173,6 +190,7 @@ pub struct PolicyVersion {
 
 /// How far an upload has come.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct JobInfo {
     /// Its id.
     pub id: String,
@@ -192,6 +210,7 @@ pub struct JobInfo {
 
 /// The steps of an upload, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// The bytes are here.
@@ -208,6 +227,7 @@ pub enum Phase {
 
 /// An error as it is shown to clients.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ErrorInfo {
     /// What went wrong, such as `conflict`.
     pub kind: crate::Kind,
@@ -239,6 +259,7 @@ impl From<&crate::Error> for ErrorInfo {
 
 /// One decision: what was asked, what was answered, what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Decision {
     /// The group.
     pub group: String,
@@ -268,6 +289,7 @@ pub struct Decision {
 
 /// What came of a decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// Nothing was to be done.
@@ -292,6 +314,7 @@ pub enum Outcome {
 
 /// What happens in a group, in the order of the backend.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// All there is now: first in every stream, and again after a gap.
@@ -351,6 +374,7 @@ pub enum Event {
 
 /// What happens to a client's own session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum SessionEvent {
     /// The standing of the lease changed. First in every stream.
@@ -402,6 +426,7 @@ pub enum SessionEvent {
 
 /// A leadership that a session holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Hold {
     /// The group.
     pub group: String,
@@ -413,6 +438,7 @@ pub struct Hold {
 
 /// What opening a session asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SessionAsk {
     /// End the session when it is not renewed for this many milliseconds. Without it, a client's session has the
@@ -426,6 +452,7 @@ pub struct SessionAsk {
 
 /// A session that was opened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SessionGrant {
     /// Its id.
     pub id: String,
@@ -439,6 +466,7 @@ pub struct SessionGrant {
 
 /// What a renewal grants, counted from the moment the client *sent* the request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Renewal {
     /// For how many milliseconds the session is surely kept: the client's own lease or what is left of the host's,
     /// whichever is shorter.
@@ -449,6 +477,7 @@ pub struct Renewal {
 
 /// What joining a group asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct JoinAsk {
     /// The member's id.
@@ -466,6 +495,7 @@ pub struct JoinAsk {
 
 /// A member that joined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Joined {
     /// It.
     pub member: MemberInfo,
@@ -475,6 +505,7 @@ pub struct Joined {
 
 /// What came of asking a leader to stand down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum StoodDown {
     /// It confirmed that it stopped.

@@ -105,6 +105,25 @@ pub const GROUPS_MAX: usize = 65_536;
 /// The most upload jobs a host remembers.
 pub const JOBS_KEPT_MAX: usize = 64;
 
+/// The most behaviours of a namespace.
+pub const BEHAVIOURS_MAX: usize = 256;
+/// Calls of behaviours that a host has under way at once, those that wait among them.
+pub const BEHAVIOUR_CALLS_MAX: usize = 2048;
+/// Calls of behaviours that one client session has under way at once.
+pub const BEHAVIOUR_SESSION_CALLS_MAX: usize = 256;
+/// How long a call of a behaviour waits where its client does not say.
+pub const BEHAVIOUR_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// The longest a call of a behaviour may wait.
+pub const BEHAVIOUR_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+/// The longest name of an operation of a behaviour, in bytes.
+pub const BEHAVIOUR_OPERATION_BYTES_MAX: usize = 256;
+/// The largest body of a call of a behaviour, in bytes.
+pub const BEHAVIOUR_BODY_BYTES_MAX: usize = 256 << 10;
+/// Records that behaviours wrote for one client session, and that go with it.
+pub const BEHAVIOUR_SESSION_RECORDS_MAX: usize = 1024;
+/// Calls of one behaviour that a host remembers.
+pub const BEHAVIOUR_CALLS_KEPT_MAX: usize = 64;
+
 /// The guest CPU time of one call where a bundle asks for none.
 pub const GUEST_CPU_DEFAULT: Duration = Duration::from_millis(20);
 /// The most guest CPU time a bundle may ask for.
@@ -123,10 +142,56 @@ pub const GUEST_HOSTCALL_FUEL: usize = 4 << 20;
 pub const GUEST_LOG_LINES_MAX: usize = 64;
 /// The longest log line, in bytes; longer ones are cut.
 pub const GUEST_LOG_LINE_BYTES_MAX: usize = 1024;
+/// The longest error that tells of what a guest is made of, in bytes; longer ones are cut.
+pub const GUEST_ERROR_BYTES_MAX: usize = 1024;
+/// The longest schema of settings that a guest declares, in bytes.
+pub const GUEST_SCHEMA_BYTES_MAX: usize = 64 << 10;
+/// The most core modules in a component.
+pub const GUEST_MODULES_MAX: usize = 100;
+/// The most functions in all modules of a component.
+pub const GUEST_FUNCTIONS_MAX: usize = 50_000;
+/// The most types in a component and its modules.
+pub const GUEST_TYPES_MAX: usize = 10_000;
+/// The most elements that the modules of a component put into tables.
+pub const GUEST_ELEMENTS_MAX: usize = 50_000;
+/// The most imports, exports, globals, segments of data and aliases in a component.
+pub const GUEST_NAMES_MAX: usize = 100_000;
+/// How deep components and modules may lie in one another.
+pub const GUEST_NESTING_MAX: usize = 32;
+/// The most instances that a component comes to, with all that it holds.
+pub const GUEST_INSTANCES_MAX: usize = 1000;
+/// The most branches in one function of a guest.
+pub const GUEST_BRANCHES_MAX: usize = 50_000;
+/// The most values that all branches of one function may hand on: branches times locals.
+pub const GUEST_BRANCH_VALUES_MAX: usize = 2_000_000;
+/// How long the compilation of one component may take.
+pub const COMPILE_DEADLINE: Duration = Duration::from_secs(120);
+/// Compilations left to themselves after their deadline; while there are as many, nothing new is compiled.
+pub const COMPILES_OVERDUE_MAX: usize = 2;
 /// How often the engine's clock ticks.
 pub const EPOCH_TICK: Duration = Duration::from_millis(5);
 /// Guest calls at once; further ones wait.
 pub const GUEST_CALLS_MAX: usize = 64;
+
+/// The most prefixes of keys that a behaviour is granted.
+pub const BEHAVIOUR_PREFIXES_MAX: usize = 16;
+/// The longest prefix that a behaviour is granted, in bytes.
+pub const BEHAVIOUR_PREFIX_BYTES_MAX: usize = 256;
+/// The longest key a behaviour may use, in bytes. The host puts something before it, and a name of
+/// [`NAME_BYTES_MAX`] fits however it is escaped.
+pub const BEHAVIOUR_KEY_BYTES_MAX: usize = 2048;
+/// The largest value a behaviour may write, in bytes.
+pub const BEHAVIOUR_VALUE_BYTES_MAX: usize = 256 << 10;
+/// The most keys that a transaction of a behaviour guards and writes; the rest is for what the host guards itself.
+pub const BEHAVIOUR_TXN_KEYS_MAX: usize = 60;
+/// How often a behaviour may call the store while it is asked once.
+pub const BEHAVIOUR_STORE_CALLS_MAX: u32 = 256;
+/// The largest answer of a behaviour, in bytes.
+pub const BEHAVIOUR_ANSWER_BYTES_MAX: usize = 1 << 20;
+/// The soonest a behaviour that waits may ask to be asked again by the clock.
+pub const BEHAVIOUR_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// How long after the deadline of its request a call of a behaviour is dropped.
+pub const BEHAVIOUR_GRACE: Duration = Duration::from_secs(5);
 
 /// Requests a host answers at once; further ones are refused.
 pub const REQUESTS_MAX: usize = 4096;
@@ -157,3 +222,13 @@ const _: () = assert!(NAME_BYTES_MAX * 2 * 3 < KEY_BYTES_MAX);
 const _: () = assert!(RENEWALS_PER_LEASE >= 2);
 const _: () = assert!(DELTA_CHANGES_MAX < HISTORY_CHANGES_MAX);
 const _: () = assert!(ANSWER_BYTES_MAX > BUNDLE_BYTES_MAX);
+const _: () = assert!(BEHAVIOUR_BODY_BYTES_MAX <= BODY_BYTES_MAX);
+const _: () = assert!(BEHAVIOUR_SESSION_CALLS_MAX <= BEHAVIOUR_CALLS_MAX);
+// However many calls wait, sessions are renewed.
+const _: () = assert!(BEHAVIOUR_CALLS_MAX * 2 <= REQUESTS_MAX);
+const _: () = assert!(BEHAVIOUR_TXN_KEYS_MAX < TXN_KEYS_MAX as usize);
+const _: () =
+    assert!(BEHAVIOUR_KEY_BYTES_MAX + 64 < KEY_BYTES_MAX && NAME_BYTES_MAX * 3 < BEHAVIOUR_KEY_BYTES_MAX);
+const _: () = assert!(BEHAVIOUR_PREFIX_BYTES_MAX < BEHAVIOUR_KEY_BYTES_MAX);
+const _: () = assert!(BEHAVIOUR_VALUE_BYTES_MAX * 2 < VALUE_BYTES_MAX);
+const _: () = assert!(BEHAVIOUR_ANSWER_BYTES_MAX < GUEST_HOSTCALL_FUEL);

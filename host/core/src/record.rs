@@ -12,7 +12,12 @@ use crate::{Error, Key, Kind};
 ///
 /// Shown as twenty digits, so that it orders as text too: that form is what guests and clients see.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Revision(pub u64);
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(extend("pattern" = "^[0-9]{1,20}$"))
+)]
+pub struct Revision(#[cfg_attr(feature = "schema", schemars(with = "String"))] pub u64);
 
 impl Revision {
     /// Before the first commit. A watch from here begins with a snapshot.
@@ -57,7 +62,12 @@ impl<'de> Deserialize<'de> for Revision {
 
 /// The name of a session. Chosen at random by the driver and never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId(pub u128);
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(extend("pattern" = "^[0-9a-f]{32}$"))
+)]
+pub struct SessionId(#[cfg_attr(feature = "schema", schemars(with = "String"))] pub u128);
 
 impl SessionId {
     /// Returns the reserved key at which the backend keeps the record of this session.
@@ -242,6 +252,7 @@ pub struct Page {
 
 /// Why a record is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
     /// A transaction deleted it.

@@ -87,6 +87,7 @@ pub struct LeaderView {
 
 /// What an election rule answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Verdict {
     /// Who shall lead.
     pub choice: Choice,
@@ -100,6 +101,7 @@ pub struct Verdict {
 
 /// Who shall lead.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Choice {
     /// These members, best first; at most [`limits::RANKED_MAX`].

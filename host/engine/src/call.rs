@@ -16,6 +16,7 @@ use crate::engine::Inner;
 use crate::fault::{Fault, FaultCause};
 use crate::host::Subject;
 use crate::journal::{CallLimits, Journal};
+use crate::kinds::PolicyKind;
 use crate::store::{Call, new_store};
 
 /// An answer, with what the call said and used.
@@ -29,17 +30,30 @@ pub(crate) struct Answered<R> {
 pub(crate) struct Admitted<'a> {
     engine: &'a Inner,
     journal: Arc<Journal>,
-    permit: OwnedSemaphorePermit,
+    permits: Permits,
 }
 
+/// The place of a call among all calls, and that of a behaviour's among those of behaviours.
+type Permits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
 impl<'a> Admitted<'a> {
-    /// Waits while as many calls run as the engine lets in.
-    pub(crate) async fn admit(engine: &'a Inner, limits: CallLimits) -> Result<Self, Fault> {
-        let Ok(permit) = engine.permits.clone().acquire_owned().await else {
-            return Err(Fault::new(FaultCause::Host, "the engine is ending"));
+    /// Waits while as many calls run as the engine lets in. Behaviours, which wait for the backend, get half of the places,
+    /// so that a slow backend does not keep rules from deciding.
+    pub(crate) async fn admit(
+        engine: &'a Inner,
+        kind: PolicyKind,
+        limits: CallLimits,
+    ) -> Result<Self, Fault> {
+        let ending = |_| Fault::new(FaultCause::Host, "the engine is ending");
+        let among_behaviours = match kind {
+            PolicyKind::Election => None,
+            PolicyKind::Behaviour => {
+                Some(engine.behaviour_permits.clone().acquire_owned().await.map_err(ending)?)
+            }
         };
+        let among_all = engine.permits.clone().acquire_owned().await.map_err(ending)?;
         let journal = Arc::new(Journal::new(limits, engine.clock.clone()));
-        Ok(Admitted { engine, journal, permit })
+        Ok(Admitted { engine, journal, permits: (among_all, among_behaviours) })
     }
 
     /// Makes the store of the call.
@@ -57,10 +71,10 @@ impl<'a> Admitted<'a> {
         self,
         work: impl Future<Output = wasmtime::Result<R>>,
     ) -> Result<Answered<R>, Fault> {
-        let Admitted { engine, journal, permit } = self;
-        let outcome = within(&*engine.clock, journal.limits.wall(), journal.count(work)).await;
+        let Admitted { engine, journal, permits } = self;
+        let outcome = within(&*engine.clock, journal.limits.wall, journal.count(work)).await;
         // Only now, since the store held a place in the pool until `work` was dropped.
-        drop(permit);
+        drop(permits);
         settle(outcome.map(Ok), &journal)
     }
 
@@ -69,14 +83,14 @@ impl<'a> Admitted<'a> {
         self,
         work: impl Future<Output = wasmtime::Result<R>> + Send + 'static,
     ) -> Result<Answered<R>, Fault> {
-        let Admitted { engine, journal, permit } = self;
+        let Admitted { engine, journal, permits } = self;
         let counted = journal.clone();
         let task = Task(engine.handle.spawn(async move {
             let outcome = counted.count(work).await;
-            drop(permit);
+            drop(permits);
             outcome
         }));
-        let outcome = within(&*engine.clock, journal.limits.wall(), task).await;
+        let outcome = within(&*engine.clock, journal.limits.wall, task).await;
         settle(outcome, &journal)
     }
 }
@@ -91,7 +105,7 @@ fn settle<R>(
         Some(Ok(Err(error))) => Fault::from_engine(&error, journal),
         Some(Err(error)) => Fault::new(FaultCause::Host, format!("the call's task ended: {error}")),
         None => {
-            let wall = journal.limits.wall().as_millis();
+            let wall = journal.limits.wall.as_millis();
             Fault::new(FaultCause::Deadline, format!("it gave no answer within {wall} ms"))
         }
     };

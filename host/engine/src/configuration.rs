@@ -23,12 +23,14 @@ const INSTANCE_BYTES_MAX: usize = 4 << 20;
 const STACK_BYTES: usize = 512 << 10;
 
 /// Makes the engine, with a pool of instances where the machine's address space has room for it.
-pub(crate) fn make(calls_max: usize) -> Result<wasmtime::Engine> {
+pub(crate) fn make(calls_max: usize, catch_signals: bool) -> Result<wasmtime::Engine> {
     let mut config = decisions();
+    config.signals_based_traps(catch_signals);
+    let without_pool = config.clone();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(calls_max)));
     wasmtime::Engine::new(&config).or_else(|error| {
         tracing::warn!(%error, "no pool for guests: each call maps its memory anew and is slower");
-        wasmtime::Engine::new(&decisions()).map_err(|error| {
+        wasmtime::Engine::new(&without_pool).map_err(|error| {
             Error::new(Kind::Internal, "start engine", "wasmtime refuses its configuration").because(error)
         })
     })
@@ -99,10 +101,10 @@ mod tests {
 
     #[test]
     fn instances_come_from_a_pool_and_the_digest_is_of_the_configuration() {
-        let (few, many) = (make(1).unwrap(), make(limits::GUEST_CALLS_MAX).unwrap());
+        let (few, many) = (make(1, false).unwrap(), make(limits::GUEST_CALLS_MAX, false).unwrap());
         assert!(many.pooling_allocator_metrics().is_some());
         assert_eq!(digest(&few), digest(&many));
-        let other = wasmtime::Engine::new(decisions().cranelift_nan_canonicalization(false)).unwrap();
-        assert_ne!(digest(&few), digest(&other));
+        let other = decisions().signals_based_traps(false).cranelift_nan_canonicalization(false).clone();
+        assert_ne!(digest(&few), digest(&wasmtime::Engine::new(&other).unwrap()));
     }
 }

@@ -1,20 +1,23 @@
 //! The engine: a runtime for guests, a compiler, a ticker, and what is loaded.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use althing_core::{Clock, Digest, Error, Kind, Result, SystemClock, limits};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Semaphore;
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::Component;
 
 use crate::background::{Compiler, Ticker, no_thread};
 use crate::bundle::Bundle;
+use crate::code::Code;
 use crate::configuration;
-use crate::kinds::election::{self, Rule};
-use crate::policy::{Code, Policy};
+use crate::kinds::Links;
+use crate::policy::Policy;
 use crate::proof::{self, Proof};
+use crate::shape;
 use crate::shelf::Shelf;
-use crate::store::Call;
+use crate::words;
 
 /// How an engine is made.
 #[derive(Clone, Debug)]
@@ -23,6 +26,12 @@ pub struct EngineConfig {
     pub calls_max: usize,
     /// Threads that run guests.
     pub threads: usize,
+    /// How long the compilation of one component may take.
+    pub compile_deadline: Duration,
+    /// Find the faults of guests by signals: handlers for SIGSEGV, SIGILL and SIGFPE are installed for the whole process,
+    /// and stay. Only for whoever owns the process. Without them guests check each access themselves, which is slower, and
+    /// wasmtime cannot harden these checks against speculative execution.
+    pub catch_signals: bool,
     /// Measures how long a call takes.
     pub clock: Arc<dyn Clock>,
 }
@@ -32,6 +41,8 @@ impl Default for EngineConfig {
         EngineConfig {
             calls_max: limits::GUEST_CALLS_MAX,
             threads: std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)),
+            compile_deadline: limits::COMPILE_DEADLINE,
+            catch_signals: false,
             clock: Arc::new(SystemClock),
         }
     }
@@ -46,15 +57,14 @@ pub(crate) struct Inner {
     pub(crate) wasm: wasmtime::Engine,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) permits: Arc<Semaphore>,
+    pub(crate) behaviour_permits: Arc<Semaphore>,
     pub(crate) handle: Handle,
     digest: Digest,
     /// Taken when it ends: a runtime dropped in place would block, and panic inside another one.
     runtime: Option<Runtime>,
     compiler: Compiler,
     _ticker: Ticker,
-    linker: Linker<Call>,
-    linker_with_log: Linker<Call>,
-    code: Shelf<(Digest, bool), Code>,
+    code: Shelf<(Digest, Links), Code>,
     policies: Shelf<Digest, Policy>,
 }
 
@@ -75,28 +85,21 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// Starts an engine: its threads, its runtime and its pool of instances.
     pub fn new(config: EngineConfig) -> Result<Engine> {
-        let wasm = configuration::make(config.calls_max)?;
+        let wasm = configuration::make(config.calls_max, config.catch_signals)?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(config.threads.max(1))
             .thread_name("althing-guest")
             .enable_time()
             .build()
             .map_err(no_thread)?;
-        let link = |may_log| {
-            election::linker(&wasm, may_log).map_err(|error| {
-                Error::new(Kind::Internal, "start engine", "the host functions do not fit the interfaces")
-                    .because(error)
-            })
-        };
         let inner = Inner {
-            linker: link(false)?,
-            linker_with_log: link(true)?,
             digest: configuration::digest(&wasm),
             _ticker: Ticker::start(wasm.clone())?,
-            compiler: Compiler::start()?,
+            compiler: Compiler::new(config.compile_deadline, config.clock.clone(), runtime.handle().clone()),
             handle: runtime.handle().clone(),
             runtime: Some(runtime),
             permits: Arc::new(Semaphore::new(config.calls_max)),
+            behaviour_permits: Arc::new(Semaphore::new(config.calls_max.div_ceil(2))),
             clock: config.clock,
             code: Shelf::new(),
             policies: Shelf::new(),
@@ -141,7 +144,7 @@ impl Engine {
 
     /// Returns the compiled component, from the shelf where it is in use.
     async fn code(&self, bundle: &Arc<Bundle>) -> Result<Arc<Code>> {
-        let name = (bundle.component_digest(), bundle.manifest.grants.log);
+        let name = (bundle.component_digest(), Links::of(&bundle.manifest));
         if let Some(code) = self.0.code.find(&name) {
             return Ok(code);
         }
@@ -157,22 +160,13 @@ impl Engine {
 impl Inner {
     fn compile(&self, bundle: &Bundle) -> Result<Code> {
         refuse_other_files(&bundle.component)?;
+        shape::check(&bundle.component)?;
         let component = Component::from_binary(&self.wasm, &bundle.component).map_err(|error| {
             Error::new(Kind::Invalid, "load policy", "the component cannot be compiled for this host")
-                .because(error)
+                .because(words::of_error(&error))
+                .advise("Look whether the file is whole, and whether it asks for more than a guest may have")
         })?;
-        let linker = if bundle.manifest.grants.log { &self.linker_with_log } else { &self.linker };
-        let linked = Rule::link(linker, &component).map_err(|error| {
-            Error::new(Kind::Denied, "load policy", "the component imports what it is not given")
-                .because(error)
-                .advise(election::IMPORTS)
-        })?;
-        let rule = linked.map_err(|error| {
-            Error::new(Kind::Invalid, "load policy", "the component is not built for world election-policy")
-                .because(error)
-                .advise("Build it for the world election-policy of althing:policy@0.1.0")
-        })?;
-        Ok(Code::new(rule, &self.wasm, &component))
+        Code::link(&self.wasm, &component, Links::of(&bundle.manifest))
     }
 }
 

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use althing_core::{Clock, limits};
 
+use crate::words;
+
 /// What one call may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CallLimits {
@@ -16,13 +18,8 @@ pub(crate) struct CallLimits {
     pub(crate) cpu: Duration,
     /// All memories and tables together.
     pub(crate) memory_bytes: usize,
-}
-
-impl CallLimits {
-    /// Returns how long the call may take on the wall.
-    pub(crate) fn wall(&self) -> Duration {
-        self.cpu * limits::GUEST_WALL_FACTOR
-    }
+    /// Time on the wall.
+    pub(crate) wall: Duration,
 }
 
 /// Ends a call that used up its processor time.
@@ -46,9 +43,33 @@ pub(crate) struct Journal {
     spent: AtomicU64,
     /// The thread's processor time, in nanoseconds, when the current poll began.
     entered: AtomicU64,
-    /// Bytes asked for when the limiter said no; 0 where it never did.
-    memory_refused: AtomicU64,
+    /// What the limiter said no to, the last time it did.
+    refused: Mutex<Option<Refused>>,
     log: Mutex<Log>,
+}
+
+/// What a guest asked for and did not get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// So many bytes of memory, in all.
+    Bytes(usize),
+    /// So many entries of tables, in all.
+    Entries(usize),
+}
+
+impl Refused {
+    /// Says so to people, of a guest that may have so much memory.
+    pub(crate) fn told(self, memory_bytes: usize) -> String {
+        match self {
+            Refused::Bytes(asked) => {
+                format!("it asked for {asked} bytes of memory in all; it may have {memory_bytes}")
+            }
+            Refused::Entries(asked) => {
+                let max = limits::GUEST_TABLE_ENTRIES_MAX;
+                format!("it asked for {asked} entries of tables in all; it may have {max}")
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +85,7 @@ impl Journal {
             clock,
             spent: AtomicU64::new(0),
             entered: AtomicU64::new(0),
-            memory_refused: AtomicU64::new(0),
+            refused: Mutex::default(),
             log: Mutex::default(),
         }
     }
@@ -77,6 +98,18 @@ impl Journal {
             self.entered.store(self.thread_cpu(), Ordering::Relaxed);
             let poll = work.as_mut().poll(context);
             self.spent.store(self.cpu_nanos(), Ordering::Relaxed);
+            poll
+        })
+        .await
+    }
+
+    /// Runs what the host does for the guest within [`Journal::count`]. Its processor time is not the guest's either.
+    pub(crate) async fn apart<F: Future>(&self, work: F) -> F::Output {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            let before = self.thread_cpu();
+            let poll = work.as_mut().poll(context);
+            self.entered.fetch_add(self.thread_cpu().saturating_sub(before), Ordering::Relaxed);
             poll
         })
         .await
@@ -96,8 +129,7 @@ impl Journal {
     pub(crate) fn add_line(&self, line: &str) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if log.lines.len() < limits::GUEST_LOG_LINES_MAX {
-            let end = line.floor_char_boundary(limits::GUEST_LOG_LINE_BYTES_MAX);
-            log.lines.push(line[..end].to_owned());
+            log.lines.push(words::plain(line, limits::GUEST_LOG_LINE_BYTES_MAX));
         } else {
             log.dropped += 1;
         }
@@ -113,14 +145,14 @@ impl Journal {
         lines
     }
 
-    /// Remembers that the limiter said no to this many bytes.
-    pub(crate) fn refuse_memory(&self, bytes: usize) {
-        self.memory_refused.store(bytes as u64, Ordering::Relaxed);
+    /// Remembers what the limiter said no to.
+    pub(crate) fn refuse(&self, refused: Refused) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(refused);
     }
 
-    /// Returns how many bytes the guest asked for when the limiter said no.
-    pub(crate) fn memory_refused(&self) -> Option<u64> {
-        Some(self.memory_refused.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
+    /// Returns what the limiter said no to, if it ever did.
+    pub(crate) fn refused(&self) -> Option<Refused> {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn cpu_nanos(&self) -> u64 {

@@ -4,33 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use althing_core::{Digest, ElectionView, Error, Kind, Result, Verdict};
-use wasmtime::component::Component;
+use althing_core::{Digest, ElectionView, Error, Kind, Result, Verdict, limits};
 
 use crate::bundle::{Bundle, Manifest, Settings};
 use crate::call::{Admitted, Answered};
+use crate::code::{Code, Guest, Unfit, other_world};
 use crate::engine::Engine;
 use crate::fault::{Fault, FaultCause};
 use crate::host::Subject;
+use crate::host::store::Reach;
 use crate::journal::CallLimits;
-use crate::kinds::election::Rule;
-
-/// A component, compiled and linked.
-pub(crate) struct Code {
-    rule: Rule,
-    /// Whether it can ask for randomness, so that the view needs a digest.
-    wants_random: bool,
-}
-
-impl Code {
-    pub(crate) fn new(rule: Rule, engine: &wasmtime::Engine, component: &Component) -> Self {
-        let kind = component.component_type();
-        let is_random =
-            |name: &str| name.starts_with("althing:policy/random@") || name.starts_with("wasi:random/");
-        let wants_random = kind.imports(engine).any(|(name, _)| is_random(name));
-        Code { rule, wants_random }
-    }
-}
+use crate::kinds::behaviour::{BehaviourRequest, Handled};
+use crate::records::Records;
+use crate::words;
 
 /// A policy that can be asked. Nothing of one call is left for the next.
 pub struct Policy {
@@ -69,11 +55,20 @@ impl Policy {
             Error::new(Kind::Fault, "load policy", "the guest failed when it was to check its settings")
                 .because(fault)
         })?;
-        policy.schema = answer.map_err(|refusal| {
-            Error::new(Kind::Invalid, "load policy", format!("the policy refuses its settings: {refusal}"))
-                .with("file", "policy.toml")
-                .advise("Change the table [settings]")
+        policy.schema = answer.map_err(|unfit| match unfit {
+            Unfit::World(why) => other_world(policy.manifest().kind, why),
+            Unfit::Settings(refusal) => {
+                let message = format!("the policy refuses its settings: {}", cut(&refusal));
+                Error::new(Kind::Invalid, "load policy", message)
+                    .with("file", "policy.toml")
+                    .advise("Change the table [settings]")
+            }
         })?;
+        let (length, max) = (policy.schema.len(), limits::GUEST_SCHEMA_BYTES_MAX);
+        if length > max {
+            let message = format!("the schema of its settings has {length} bytes; at most {max}");
+            return Err(Error::new(Kind::TooLarge, "load policy", message));
+        }
         Ok(policy)
     }
 
@@ -121,17 +116,54 @@ impl Policy {
         match answer {
             Err(reason) => Err(refused(format!("it gave up: {}", cut(&reason)), log)),
             Ok(verdict) => match verdict.fault(view) {
-                Some(wrong) => Err(refused(cut(&wrong).to_owned(), log)),
+                Some(wrong) => Err(refused(cut(&wrong), log)),
                 None => Ok(Ruling { verdict, log, cpu }),
             },
         }
     }
 
+    /// Asks the behaviour what becomes of a request, in a fresh instance. It reaches `records` within its grants. The call may
+    /// take until the request's deadline on the wall, and [`limits::BEHAVIOUR_GRACE`] longer. Waits while too many calls run.
+    ///
+    /// Dropping the future ends the call, and drops what it asked of `records`: what must not be cut off, such as a commit
+    /// that was sent, goes on only where `records` sees to it.
+    pub async fn handle(
+        &self,
+        request: &BehaviourRequest,
+        records: Arc<dyn Records>,
+    ) -> Result<Handled, Fault> {
+        self.handle_with(request, records, self.settings.clone()).await
+    }
+
+    /// Asks the behaviour with other settings than its own.
+    pub(crate) async fn handle_with(
+        &self,
+        request: &BehaviourRequest,
+        records: Arc<dyn Records>,
+        settings: Arc<Settings>,
+    ) -> Result<Handled, Fault> {
+        let Guest::Behaviour(primitive) = self.code.guest.clone() else {
+            return Err(self.not_asked_that("it handles no requests"));
+        };
+        let reach = Some(Reach::new(records, self.bundle.clone()));
+        let subject = Subject { reach, ..self.subject(request.now_ms, request.seed(), settings) };
+        let admitted = self.admit(request.wall()).await?;
+        let (store, shown) = (admitted.store(subject), request.clone());
+        // Never in place: it waits for the backend, and its caller may have other things to do in the meantime.
+        let call = admitted.away(async move { primitive.handle(store, &shown).await });
+        let Answered { answer, log, cpu } = call.await?;
+        match answer.map(|answer| answer.checked(request, &self.manifest().grants.store)) {
+            Ok(Ok(answer)) => Ok(Handled { answer: Ok(answer), log, cpu }),
+            Ok(Err(wrong)) => Err(Fault { log, ..Fault::new(FaultCause::Answer, wrong) }),
+            Err(error) => Ok(Handled { answer: Err(error), log, cpu }),
+        }
+    }
+
     /// Runs the guest's check of its settings.
-    async fn check(&self, subject: Subject) -> Result<Answered<Result<String, String>>, Fault> {
-        let admitted = Admitted::admit(&self.engine.0, self.limits()).await?;
+    async fn check(&self, subject: Subject) -> Result<Answered<Result<String, Unfit>>, Fault> {
+        let admitted = self.admit(self.wall()).await?;
         let (code, store) = (self.code.clone(), admitted.store(subject));
-        admitted.away(async move { code.rule.check(store).await }).await
+        admitted.away(async move { code.check(store).await }).await
     }
 
     /// Runs the guest's decision: in place where that is possible, else with a copy of the view.
@@ -140,13 +172,31 @@ impl Policy {
         subject: Subject,
         view: &ElectionView,
     ) -> Result<Answered<Result<Verdict, String>>, Fault> {
-        let admitted = Admitted::admit(&self.engine.0, self.limits()).await?;
+        let Guest::Election(rule) = &self.code.guest else {
+            return Err(self.not_asked_that("it decides about no group"));
+        };
+        let admitted = self.admit(self.wall()).await?;
         let store = admitted.store(subject);
         if admitted.is_here() {
-            return admitted.here(self.code.rule.elect(store, view)).await;
+            return admitted.here(rule.elect(store, view)).await;
         }
-        let (code, view) = (self.code.clone(), view.clone());
-        admitted.away(async move { code.rule.elect(store, &view).await }).await
+        let (rule, view) = (rule.clone(), view.clone());
+        admitted.away(async move { rule.elect(store, &view).await }).await
+    }
+
+    fn not_asked_that(&self, what: &str) -> Fault {
+        Fault::new(FaultCause::Host, format!("the policy is of kind {}: {what}", self.manifest().kind))
+    }
+
+    async fn admit(&self, wall: Duration) -> Result<Admitted<'_>, Fault> {
+        let Manifest { kind, limits, .. } = self.manifest();
+        let limits = CallLimits { cpu: limits.cpu(), memory_bytes: limits.memory_bytes(), wall };
+        Admitted::admit(&self.engine.0, *kind, limits).await
+    }
+
+    /// Returns how long a call that waits for nothing may take on the wall.
+    fn wall(&self) -> Duration {
+        self.manifest().limits.cpu() * limits::GUEST_WALL_FACTOR
     }
 
     /// Returns the settings of its bundle.
@@ -155,16 +205,11 @@ impl Policy {
     }
 
     fn subject(&self, now_ms: f64, seed: Digest, settings: Arc<Settings>) -> Subject {
-        Subject { now_ms, seed, settings, may_log: self.manifest().grants.log }
-    }
-
-    fn limits(&self) -> CallLimits {
-        let limits = &self.manifest().limits;
-        CallLimits { cpu: limits.cpu(), memory_bytes: limits.memory_bytes() }
+        Subject { now_ms, seed, settings, may_log: self.manifest().grants.log, reach: None }
     }
 }
 
-/// Cuts what a guest wrote to a length that fits a record.
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(althing_core::limits::REASON_BYTES_MAX)]
+/// Cuts what a guest wrote to a length that fits a record, and a terminal.
+fn cut(text: &str) -> String {
+    words::plain(text, limits::REASON_BYTES_MAX)
 }

@@ -9,10 +9,10 @@ use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
 use crate::host::Subject;
 use crate::host::random::Sequence;
 use crate::host::wasi::Wasi;
-use crate::journal::{Journal, OutOfCpu};
+use crate::journal::{Journal, OutOfCpu, Refused};
 
 /// The most resources a guest holds at once, such as streams.
-const RESOURCES_MAX: usize = 1024;
+pub(crate) const RESOURCES_MAX: usize = 1024;
 /// The size of a table's entry in the engine.
 const TABLE_ENTRY_BYTES: usize = size_of::<usize>();
 
@@ -58,7 +58,7 @@ impl MemoryLimiter {
     fn grow(&mut self, more: usize) -> bool {
         let bytes = self.bytes.saturating_add(more);
         if bytes > self.journal.limits.memory_bytes {
-            self.journal.refuse_memory(bytes);
+            self.journal.refuse(Refused::Bytes(bytes));
             return false;
         }
         self.bytes = bytes;
@@ -74,7 +74,11 @@ impl ResourceLimiter for MemoryLimiter {
     fn table_growing(&mut self, now: usize, want: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
         let more = want.saturating_sub(now);
         let entries = self.table_entries.saturating_add(more);
-        if entries > limits::GUEST_TABLE_ENTRIES_MAX || !self.grow(more.saturating_mul(TABLE_ENTRY_BYTES)) {
+        if entries > limits::GUEST_TABLE_ENTRIES_MAX {
+            self.journal.refuse(Refused::Entries(entries));
+            return Ok(false);
+        }
+        if !self.grow(more.saturating_mul(TABLE_ENTRY_BYTES)) {
             return Ok(false);
         }
         self.table_entries = entries;

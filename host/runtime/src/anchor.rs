@@ -26,7 +26,17 @@ pub(crate) struct AnchorState {
     /// Until when the store surely keeps it, counted from the send of the last acknowledged renewal.
     pub deadline: BootTime,
     pub standing: Standing,
+    /// The host has ended: whatever is still learned of a session changes nothing any more.
+    pub over: bool,
 }
+
+/// Before the first session, and after the last.
+const LOST: AnchorState = AnchorState {
+    session: None,
+    deadline: BootTime::new(Duration::ZERO),
+    standing: Standing::Lost,
+    over: false,
+};
 
 impl Anchor {
     pub(crate) fn new(
@@ -35,8 +45,7 @@ impl Anchor {
         chance: Arc<dyn Chance>,
         lease: Duration,
     ) -> Self {
-        let lost = AnchorState { session: None, deadline: BootTime::default(), standing: Standing::Lost };
-        Anchor { driver, clock, chance, lease, state: watch::Sender::new(lost) }
+        Anchor { driver, clock, chance, lease, state: watch::Sender::new(LOST) }
     }
 
     /// Returns the session while it is surely held.
@@ -71,10 +80,10 @@ impl Anchor {
         Ok(session.id)
     }
 
-    /// Gives the session up: nothing is held by it any more. Returns it, to be ended in the store.
+    /// Gives the session up for good: nothing is held by it any more, even if an answer to a renewal comes after
+    /// this. Returns it, to be ended in the store.
     pub(crate) fn give_up(&self) -> Option<SessionId> {
-        let state = self.state();
-        self.set(None, state.deadline, Standing::Lost);
+        let state = self.state.send_replace(AnchorState { over: true, ..LOST });
         state.session
     }
 
@@ -183,7 +192,10 @@ impl Anchor {
 
     fn set(&self, session: Option<SessionId>, deadline: BootTime, standing: Standing) {
         self.state.send_if_modified(|state| {
-            let next = AnchorState { session, deadline, standing };
+            if state.over {
+                return false;
+            }
+            let next = AnchorState { session, deadline, standing, over: false };
             let told = (state.session, state.standing) != (next.session, next.standing);
             *state = next;
             told

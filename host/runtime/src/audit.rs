@@ -1,4 +1,5 @@
-//! Every decision is kept: the last ones in memory, all of them as JSON lines where there is a state directory.
+//! Every decision and every call of a behaviour is kept: the last ones in memory, all of them as JSON lines where there is
+//! a state directory.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -7,31 +8,34 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
-use althing_core::info::Decision;
+use althing_core::info::{BehaviourCall, Decision};
 use althing_core::{Digest, Error, Kind, Result, limits};
 use serde::Serialize;
 use tracing::warn;
 
-/// The record of decisions.
+/// The record of decisions and calls.
 #[derive(Debug)]
 pub(crate) struct Audit {
     kept: Mutex<HashMap<String, VecDeque<Decision>>>,
+    calls: Mutex<HashMap<String, VecDeque<BehaviourCall>>>,
     file: Option<SyncSender<Entry>>,
 }
 
-/// A decision with the bytes of its view, on its way to the disk.
+/// What is on its way to the disk.
 #[derive(Debug)]
-struct Entry {
-    decision: Decision,
-    view: Vec<u8>,
+enum Entry {
+    /// A decision with the bytes of its view.
+    Decision(Box<Decision>, Vec<u8>),
+    Call(Box<BehaviourCall>),
 }
 
-/// One line of the file: a view the first time it is met, then decisions that name it.
+/// One line of the file: a view the first time it is met, then decisions that name it; or a call.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Line<'a> {
     View { digest: Digest, bytes: &'a str },
     Decision(&'a Decision),
+    Call(&'a BehaviourCall),
 }
 
 /// How many decisions may wait for the disk.
@@ -58,17 +62,12 @@ impl Audit {
                 Some(sender)
             }
         };
-        Ok(Audit { kept: Mutex::default(), file })
+        Ok(Audit { kept: Mutex::default(), calls: Mutex::default(), file })
     }
 
     /// Keeps a decision and the bytes of the view it was made from.
     pub(crate) fn keep(&self, decision: Decision, view: Vec<u8>) {
-        if let Some(file) = &self.file
-            && let Err(TrySendError::Full(_)) = file.try_send(Entry { decision: decision.clone(), view })
-        {
-            metrics::counter!("althing_decisions_unrecorded_total").increment(1);
-            warn!(group = decision.group, "the disk does not keep up: a decision is not recorded there");
-        }
+        self.write_down(|| Entry::Decision(Box::new(decision.clone()), view));
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let ring = kept.entry(decision.group.clone()).or_default();
         if ring.len() == limits::DECISIONS_KEPT_MAX {
@@ -81,6 +80,46 @@ impl Audit {
     pub(crate) fn last(&self, group: &str, limit: usize) -> Vec<Decision> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.get(group).into_iter().flat_map(|ring| ring.iter().rev().take(limit).cloned()).collect()
+    }
+
+    /// Keeps what came of a call, and counts it.
+    pub(crate) fn keep_call(&self, call: BehaviourCall) {
+        let behaviour = call.behaviour.clone();
+        let outcome = serde_json::to_value(call.outcome).unwrap_or_default();
+        let outcome = outcome.as_str().unwrap_or_default().to_owned();
+        metrics::counter!(
+            "althing_behaviour_calls_total", "behaviour" => behaviour.clone(), "outcome" => outcome
+        )
+        .increment(1);
+        metrics::counter!("althing_behaviour_microseconds_total", "behaviour" => behaviour.clone())
+            .increment((call.took_ms * 1000.0) as u64);
+        self.write_down(|| Entry::Call(Box::new(call.clone())));
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = calls.entry(behaviour).or_default();
+        if ring.len() == limits::BEHAVIOUR_CALLS_KEPT_MAX {
+            ring.pop_front();
+        }
+        ring.push_back(call);
+    }
+
+    /// Returns the last calls of a behaviour, newest first.
+    pub(crate) fn last_calls(&self, behaviour: &str) -> Vec<BehaviourCall> {
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.get(behaviour).into_iter().flat_map(|ring| ring.iter().rev().cloned()).collect()
+    }
+
+    /// Forgets the calls of behaviours that were removed.
+    pub(crate) fn keep_calls_of(&self, exists: impl Fn(&str) -> bool) {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).retain(|behaviour, _| exists(behaviour));
+    }
+
+    fn write_down(&self, entry: impl FnOnce() -> Entry) {
+        if let Some(file) = &self.file
+            && let Err(TrySendError::Full(_)) = file.try_send(entry())
+        {
+            metrics::counter!("althing_decisions_unrecorded_total").increment(1);
+            warn!("the disk does not keep up: a decision or a call is not recorded there");
+        }
     }
 
     /// Forgets a deleted group.
@@ -120,11 +159,16 @@ impl Journal {
             *self = Journal::open(self.path.clone())?;
         }
         let mut lines = Vec::new();
-        if self.views.insert(entry.decision.view) {
-            let bytes = String::from_utf8_lossy(&entry.view);
-            line(&mut lines, &Line::View { digest: entry.decision.view, bytes: &bytes })?;
+        match entry {
+            Entry::Decision(decision, view) => {
+                if self.views.insert(decision.view) {
+                    let bytes = String::from_utf8_lossy(view);
+                    line(&mut lines, &Line::View { digest: decision.view, bytes: &bytes })?;
+                }
+                line(&mut lines, &Line::Decision(decision))?;
+            }
+            Entry::Call(call) => line(&mut lines, &Line::Call(call))?,
         }
-        line(&mut lines, &Line::Decision(&entry.decision))?;
         if self.views.len() > WAITING_MAX {
             self.views.clear();
         }

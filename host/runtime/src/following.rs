@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 use crate::Host;
-use crate::layout::{HostRecord, encode, fleet, host_key};
+use crate::layout::{HostRecord, Seat, encode, fleet, host_key};
 
 /// What this host is following up.
 #[derive(Debug, Default)]
@@ -69,6 +69,7 @@ impl Host {
                 self.sessions.stand(state.standing);
             }
             if reopened {
+                self.sessions.keep_records(state.session);
                 self.keep_sessions(state.session, former.session);
                 self.following.look.notify_one();
                 self.spawn(self.clone().rejoin_all());
@@ -115,8 +116,8 @@ impl Host {
         self.driver.commit(txn).await.map(|committed| committed.revision)
     }
 
-    /// Says for each bound group by which epoch this host decides. A group whose rule is not loaded keeps the epoch
-    /// that was published before: nothing is decided by it any more, but it tells how far behind this host is.
+    /// Says for all that policies are bound to by which epoch this host decides. Where the policy is not loaded, the
+    /// epoch stays that was published before: nothing is decided by it any more, but it tells how far behind this host is.
     fn host_record(&self, former: Option<&HostRecord>) -> HostRecord {
         let mut record = HostRecord {
             name: self.identity.name.clone(),
@@ -124,45 +125,48 @@ impl Host {
             ..HostRecord::default()
         };
         let failed = self.following.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        for group in self.mirror.groups() {
-            let Some((bound, _)) = group.record.as_ref().filter(|(bound, _)| bound.epoch > 0) else {
-                continue;
+        self.mirror.each_bound(|seat, bound| {
+            let (followed, name) = match seat {
+                Seat::Group(name) => (&mut record.groups, name),
+                Seat::Behaviour(name) => (&mut record.behaviours, name),
             };
-            let epoch = match self.shelf.rule(bound) {
-                Some(_) => Some(bound.epoch),
-                None => former.and_then(|former| former.epochs.get(&group.name).copied()),
-            };
-            if let Some(epoch) = epoch {
-                record.epochs.insert(group.name.clone(), epoch);
+            let former = || former.map_or(0, |former| former.epoch(seat));
+            let epoch = if self.shelf.has(bound) { bound.epoch } else { former() };
+            if epoch > 0 {
+                followed.epochs.insert(name.to_owned(), epoch);
             }
             let reason = bound.binding.as_ref().and_then(|binding| failed.get(&binding.digest));
             if let Some(reason) = reason {
-                record.behind.insert(group.name.clone(), reason.clone());
+                followed.behind.insert(name.to_owned(), reason.clone());
             }
-        }
+        });
         record
     }
 
-    /// Begins to load every bound policy that is not on the shelf, and lets go of those no group may need again.
+    /// Begins to load every bound policy that is not on the shelf, and lets go of those that nobody may need again.
     fn load_bound(self: Arc<Self>) {
-        for group in self.mirror.groups() {
-            let Some((record, _)) = &group.record else { continue };
-            let missing = record.binding.as_ref().filter(|_| self.shelf.rule(record).is_none());
-            if let Some(binding) = missing
-                && self.following.loading().insert(binding.digest)
-            {
-                self.spawn(self.clone().load_until_done(binding.digest));
+        let mut missing = HashSet::new();
+        self.mirror.each_bound(|_, bound| {
+            let binding = bound.binding.as_ref().filter(|_| !self.shelf.has(bound));
+            missing.extend(binding.map(|binding| binding.digest));
+        });
+        for digest in missing {
+            if self.following.loading().insert(digest) {
+                self.spawn(self.clone().load_until_done(digest));
             }
         }
         self.shelf.keep(&self.needed());
+        self.audit.keep_calls_of(|behaviour| self.mirror.behaviour(behaviour).is_some());
     }
 
-    /// Returns the digests that groups are bound to, or may be again by a rollback.
+    /// Returns the digests that are bound somewhere, or may be again by a rollback.
     pub(crate) fn needed(&self) -> HashSet<Digest> {
-        let groups = self.mirror.groups();
-        let records = groups.iter().filter_map(|group| group.record.as_ref().map(|(record, _)| record));
-        let bindings = records.flat_map(|record| record.binding.iter().chain(record.former.iter().flatten()));
-        bindings.map(|binding| binding.digest).collect()
+        let mut needed = HashSet::new();
+        self.mirror.each_bound(|_, bound| {
+            let bindings = bound.binding.iter().chain(bound.former.iter().flatten());
+            needed.extend(bindings.map(|binding| binding.digest));
+        });
+        needed
     }
 
     /// Loads a policy; what fails for want of the backend is tried again, and so is a refusal: an operator may mend it.
@@ -191,11 +195,11 @@ impl Host {
     }
 
     fn is_bound(&self, digest: Digest) -> bool {
-        let bound = |group: &Arc<crate::mirror::Group>| {
-            let binding = group.record.as_ref().and_then(|(record, _)| record.binding.as_ref());
-            binding.is_some_and(|binding| binding.digest == digest)
-        };
-        self.mirror.groups().iter().any(bound)
+        let mut found = false;
+        self.mirror.each_bound(|_, bound| {
+            found |= bound.binding.as_ref().is_some_and(|binding| binding.digest == digest);
+        });
+        found
     }
 }
 
@@ -212,6 +216,11 @@ impl Following {
         }
         drop(failed);
         self.look.notify_one();
+    }
+
+    /// Returns why a policy could not be loaded.
+    pub(crate) fn failure(&self, digest: &Digest) -> Option<String> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
     }
 
     /// Looks at the fleet again: something was loaded.

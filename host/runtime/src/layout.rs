@@ -4,9 +4,11 @@
 //! |---|---|---|
 //! | `fleet/group/<group>` | nobody | [`GroupRecord`]: binding, epoch, who leads |
 //! | `fleet/member/<group>/<id>` | the host's session | [`MemberRecord`] |
+//! | `fleet/behaviour/<behaviour>` | nobody | [`BehaviourRecord`]: binding, epoch |
 //! | `fleet/host/<host>` | the host's session | [`HostRecord`]: how far it has followed the bindings |
 //! | `policy/<name>` | nobody | [`PolicyRecord`]: what was pushed under that name |
 //! | `artefact/<digest>/<n>` | nobody | a packed bundle, in chunks |
+//! | `data/<key>` | nobody, or the session of the host of its owner | what a behaviour wrote, in an [`Envelope`](crate::envelope::Envelope) |
 //!
 //! All that a host must follow lies below `fleet/`, so that one watch sees it in one order. Who leads is
 //! part of the group's record, beside the binding and its epoch: a decision made under an older binding
@@ -31,14 +33,8 @@ pub(crate) struct GroupRecord {
     /// It is being deleted; nobody joins.
     #[serde(default)]
     pub closing: bool,
-    /// Rises with every change of the binding.
-    #[serde(default)]
-    pub epoch: u64,
-    #[serde(default)]
-    pub binding: Option<BindingInfo>,
-    /// Former bindings, newest last, for a rollback.
-    #[serde(default)]
-    pub former: Vec<Option<BindingInfo>>,
+    #[serde(flatten)]
+    pub bound: Bound,
     #[serde(default)]
     pub leader: Option<LeaderRecord>,
     /// Voluntary moves of the leadership so far; every host counts their rate by its own clock.
@@ -47,6 +43,29 @@ pub(crate) struct GroupRecord {
     /// Incarnations that were asked to stand down, newest last.
     #[serde(default)]
     pub stood_down: Vec<String>,
+}
+
+/// What is bound, and what was before.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Bound {
+    /// Rises with every change of the binding.
+    #[serde(default)]
+    pub epoch: u64,
+    #[serde(default)]
+    pub binding: Option<BindingInfo>,
+    /// Former bindings, newest last, for a rollback.
+    #[serde(default)]
+    pub former: Vec<Option<BindingInfo>>,
+}
+
+/// What is known of a behaviour and shared by all hosts. Something is always bound to it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BehaviourRecord {
+    pub layout: u32,
+    /// Names this write, so that a write of unknown effect can be recognised.
+    pub nonce: String,
+    #[serde(flatten)]
+    pub bound: Bound,
 }
 
 /// A term.
@@ -117,10 +136,26 @@ pub(crate) struct MemberRecord {
 pub(crate) struct HostRecord {
     pub name: String,
     pub incarnation: String,
-    /// For each bound group, the epoch this host decides by.
+    #[serde(flatten)]
+    pub groups: Followed,
+    #[serde(default)]
+    pub behaviours: Followed,
+}
+
+/// How far a host has followed bindings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Followed {
+    /// For each name something is bound to, the epoch this host decides by.
     pub epochs: BTreeMap<String, u64>,
-    /// For each group it could not follow, why.
+    /// For each name it could not follow, why.
     pub behind: BTreeMap<String, String>,
+}
+
+/// What a policy is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seat<'a> {
+    Group(&'a str),
+    Behaviour(&'a str),
 }
 
 /// What was pushed under one name.
@@ -152,6 +187,10 @@ pub(crate) fn host_key(host: &str) -> Key {
     Key::path(["fleet", "host", host])
 }
 
+pub(crate) fn behaviour_key(behaviour: &str) -> Key {
+    Key::path(["fleet", "behaviour", behaviour])
+}
+
 pub(crate) fn policies_prefix() -> Key {
     Key::path(["policy"]).below()
 }
@@ -174,6 +213,7 @@ pub(crate) enum Place {
     Group(String),
     Member(String, String),
     Host(String),
+    Behaviour(String),
 }
 
 impl Place {
@@ -187,6 +227,7 @@ impl Place {
             ("fleet", "group") => Some(Place::Group(next()?)),
             ("fleet", "member") => Some(Place::Member(next()?, next()?)),
             ("fleet", "host") => Some(Place::Host(next()?)),
+            ("fleet", "behaviour") => Some(Place::Behaviour(next()?)),
             _ => None,
         }
     }
@@ -213,15 +254,46 @@ pub(crate) fn decode<T: DeserializeOwned>(record: &Record) -> Result<T> {
 /// Reads a group's record and fills in the token of a term that began with this very write.
 pub(crate) fn group_of(record: &Record) -> Result<GroupRecord> {
     let mut group: GroupRecord = decode(record)?;
-    if group.layout > LAYOUT {
-        return Err(Error::new(Kind::Format, "read", "the group was written by a newer Althing")
-            .with("key", &record.key)
-            .advise("Upgrade this host"));
-    }
+    refuse_newer(group.layout, record)?;
     if let Some(leader) = &mut group.leader {
         leader.term.get_or_insert(record.stamp.modified);
     }
     Ok(group)
+}
+
+/// Reads a behaviour's record.
+pub(crate) fn behaviour_of(record: &Record) -> Result<BehaviourRecord> {
+    let behaviour: BehaviourRecord = decode(record)?;
+    refuse_newer(behaviour.layout, record)?;
+    Ok(behaviour)
+}
+
+fn refuse_newer(layout: u32, record: &Record) -> Result<()> {
+    if layout <= LAYOUT {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Format, "read", "the record was written by a newer Althing")
+        .with("key", &record.key)
+        .advise("Upgrade this host"))
+}
+
+impl HostRecord {
+    /// Returns how far the host has followed what is bound there.
+    pub(crate) fn epoch(&self, seat: Seat<'_>) -> u64 {
+        let (followed, name) = match seat {
+            Seat::Group(name) => (&self.groups, name),
+            Seat::Behaviour(name) => (&self.behaviours, name),
+        };
+        followed.epochs.get(name).copied().unwrap_or(0)
+    }
+
+    /// Returns why the host could not follow.
+    pub(crate) fn reason(&self, seat: Seat<'_>) -> Option<&String> {
+        match seat {
+            Seat::Group(name) => self.groups.behind.get(name),
+            Seat::Behaviour(name) => self.behaviours.behind.get(name),
+        }
+    }
 }
 
 impl GroupRecord {
@@ -230,9 +302,7 @@ impl GroupRecord {
             layout: LAYOUT,
             nonce,
             closing: false,
-            epoch: 0,
-            binding: None,
-            former: Vec::new(),
+            bound: Bound::default(),
             leader: None,
             moves: 0,
             stood_down: Vec::new(),
@@ -263,7 +333,19 @@ mod tests {
             assert_eq!(Place::of(&member_key(name, "x/")), Some(Place::Member(name.into(), "x/".into())));
             assert!(member_key(name, "m").starts_with(&members_prefix(name)));
             assert!(group_key(name).starts_with(&fleet()));
+            assert_eq!(Place::of(&behaviour_key(name)), Some(Place::Behaviour(name.into())));
         }
         assert_eq!(Place::of(&policy_key("web")), None);
+    }
+
+    #[test]
+    fn records_of_the_first_layout_are_read_as_they_were_written() {
+        let group = r#"{"layout":1,"nonce":"n","closing":false,"epoch":3,"binding":null,"former":[null],
+            "leader":null,"moves":2,"stood_down":[]}"#;
+        let group: GroupRecord = serde_json::from_str(group).unwrap();
+        assert_eq!((group.bound.epoch, group.bound.former.len(), group.moves), (3, 1, 2));
+        let host = r#"{"name":"a","incarnation":"i","epochs":{"web":3},"behind":{}}"#;
+        let host: HostRecord = serde_json::from_str(host).unwrap();
+        assert_eq!((host.epoch(Seat::Group("web")), host.epoch(Seat::Behaviour("web"))), (3, 0));
     }
 }

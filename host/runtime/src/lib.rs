@@ -2,7 +2,7 @@
 //!
 //! A [`Runtime`] is one host of a fleet. It keeps one session in the backend, an image of the fleet
 //! by one watch, and one task per group that decides and claims. Recipes ([groups](Runtime::create_group),
-//! [members](Runtime::join), elections, [policies](Runtime::activate)) are written once, against
+//! [members](Runtime::join), elections, [policies](Runtime::activate), [behaviours](Runtime::call_behaviour)) are written once, against
 //! [`althing_core::Driver`]. Policies advise; every change of a leadership is one guarded transaction.
 
 mod admit;
@@ -11,6 +11,7 @@ mod apply;
 mod audit;
 mod config;
 mod decide;
+mod envelope;
 mod following;
 mod identity;
 mod layout;
@@ -25,7 +26,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use althing_core::info::{HostInfo, Renewal, SessionAsk, SessionEvent, SessionGrant, Standing};
-use althing_core::{Capability, Chance, Clock, Driver, Error, Kind, Principal, Result, Revision};
+use althing_core::{Capability, Chance, Clock, Driver, Error, Kind, Principal, Result, Revision, SessionId};
 use althing_engine::Engine;
 use tokio_util::sync::CancellationToken;
 
@@ -34,9 +35,10 @@ use crate::audit::Audit;
 use crate::following::Following;
 use crate::identity::Identity;
 use crate::mirror::Mirror;
+use crate::recipes::behaviour::Hub;
 use crate::recipes::election::Elections;
 use crate::recipes::policy::Jobs;
-use crate::sessions::Sessions;
+use crate::sessions::{Left, Sessions};
 use crate::shelf::Shelf;
 
 pub use crate::config::{RuntimeConfig, Tuning};
@@ -66,6 +68,7 @@ struct Host {
     shelf: Shelf,
     audit: Audit,
     jobs: Jobs,
+    hub: Hub,
     /// Where this host's tasks run; the renewals run on `config.io`.
     handle: tokio::runtime::Handle,
     ended: CancellationToken,
@@ -91,6 +94,7 @@ impl Runtime {
             shelf: Shelf::default(),
             audit,
             jobs: Jobs::default(),
+            hub: Hub::default(),
             handle: tokio::runtime::Handle::current(),
             ended: CancellationToken::new(),
             config,
@@ -102,8 +106,11 @@ impl Runtime {
         });
         let session = host.anchor.open().await?;
         host.keep_sessions(Some(session), None);
+        // Until it has begun, a host that fails or is no longer waited for ends its tasks again.
+        let begun = host.ended.clone().drop_guard();
         host.clone().run();
         host.see_once().await?;
+        begun.disarm();
         Ok(Runtime(host))
     }
 
@@ -125,6 +132,7 @@ impl Runtime {
         self.0.ended.cancel();
         self.0.anchor.give_up();
         self.0.sessions.stand(Standing::Lost);
+        self.0.sessions.remove_all("the host was dropped");
     }
 
     /// Returns what the backend promises.
@@ -152,7 +160,7 @@ impl Runtime {
     /// hand-over waits for its word; a caller in this process asks [`Runtime::holds`] instead, and its session lasts
     /// as long as the host where it asks for no lease.
     pub fn open_session(&self, by: &Principal, ask: SessionAsk, remote: bool) -> Result<SessionGrant> {
-        self.0.anchor.held().ok_or_else(|| recipes::member::no_lease("open session"))?;
+        self.0.held("open session")?;
         let grant = self.0.sessions.open(by, &ask, remote, self.0.anchor.remaining())?;
         let (host, id) = (self.0.clone(), grant.id.clone());
         self.0.spawn(async move {
@@ -213,6 +221,14 @@ impl Host {
         self.spawn(self.clone().follow_bindings());
     }
 
+    /// Returns the host's session in the backend, as long as it is surely held.
+    fn held(&self, operation: &'static str) -> Result<SessionId> {
+        self.anchor.held().ok_or_else(|| match self.ended.is_cancelled() {
+            true => Error::new(Kind::Closed, operation, "the host has ended"),
+            false => recipes::member::no_lease(operation),
+        })
+    }
+
     /// Waits until the fleet was seen once, so that the first answer is not an empty one.
     async fn see_once(&self) -> Result<()> {
         let deadline = althing_core::limits::CALL_DEADLINE * 2;
@@ -235,10 +251,14 @@ impl Host {
         })
     }
 
-    /// Takes a client session away and lets its members leave.
+    /// Takes a client session away: what it owns is removed and its members leave.
     fn end_session(self: &Arc<Self>, id: &str, reason: &str) -> tokio::task::JoinHandle<()> {
-        let members = self.sessions.remove(id, reason);
-        self.spawn(self.clone().leave_all(members, self.anchor.state().session))
+        let Left { members, records } = self.sessions.remove(id, reason);
+        let host = self.clone();
+        self.spawn(async move {
+            let anchor = host.anchor.state().session;
+            tokio::join!(host.remove_records(records), host.clone().leave_all(members, anchor));
+        })
     }
 
     /// Makes a name that nobody else makes.

@@ -3,12 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use althing_core::info::{Event, GroupInfo, GroupSummary, HostView, LeaderInfo, MemberInfo};
+use althing_core::info::{
+    BehaviourInfo, BehaviourSummary, Event, GroupInfo, GroupSummary, HostView, LeaderInfo, MemberInfo,
+};
 use althing_core::{Cause, Change, Delta, Record, Revision, SessionId, Stamp, limits};
 use tokio::sync::{broadcast, watch};
 use tracing::warn;
 
-use crate::layout::{GroupRecord, HostRecord, LeaderRecord, MemberRecord, Place, decode, group_of};
+use crate::layout::{
+    BehaviourRecord, Bound, GroupRecord, HostRecord, LeaderRecord, MemberRecord, Place, Seat, behaviour_of,
+    decode, group_of,
+};
 
 /// The image of the fleet.
 #[derive(Debug, Default)]
@@ -21,6 +26,7 @@ pub(crate) struct Mirror {
 #[derive(Debug, Default)]
 struct Fleet {
     groups: HashMap<String, Arc<Group>>,
+    behaviours: BTreeMap<String, Arc<Behaviour>>,
     hosts: BTreeMap<String, HostRecord>,
     subscribers: HashMap<String, broadcast::Sender<Arc<Event>>>,
     revision: Revision,
@@ -45,6 +51,13 @@ pub(crate) struct Group {
     pub version: Revision,
 }
 
+/// One behaviour as it was seen.
+#[derive(Clone, Debug)]
+pub(crate) struct Behaviour {
+    pub record: BehaviourRecord,
+    pub stamp: Stamp,
+}
+
 /// One member as it was seen.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
@@ -62,7 +75,11 @@ impl Mirror {
             Delta::Changes { changes, revision } => {
                 (changes.into_iter().filter_map(|change| fleet.change(change)).collect(), revision)
             }
-            Delta::Resync { records, revision } => (fleet.replace(records), revision),
+            Delta::Resync { records, revision } => {
+                // First: the snapshots that subscribers are shown say of when they are.
+                fleet.revision = revision;
+                (fleet.replace(records), revision)
+            }
         };
         fleet.revision = revision;
         let hosts = fleet.hosts != hosts;
@@ -77,10 +94,17 @@ impl Mirror {
         let _ = self.seen.subscribe().wait_for(|seen| seen.is_some_and(|seen| seen >= revision)).await;
     }
 
-    /// Waits until a host has said that it followed a group to this epoch.
-    pub(crate) async fn followed(&self, host: &str, group: &str, epoch: u64) {
-        let followed = |_: &Option<Revision>| !self.is_behind(host, group, epoch);
+    /// Waits until a host has said that it followed what is bound there to this epoch.
+    pub(crate) async fn followed(&self, host: &str, seat: Seat<'_>, epoch: u64) {
+        let followed = |_: &Option<Revision>| !self.is_behind(host, seat, epoch);
         let _ = self.seen.subscribe().wait_for(followed).await;
+    }
+
+    /// Waits until a behaviour's record is another one than that of this stamp.
+    pub(crate) async fn rebound(&self, name: &str, stamp: Stamp) {
+        let rebound =
+            |_: &Option<Revision>| self.behaviour(name).is_none_or(|behaviour| behaviour.stamp != stamp);
+        let _ = self.seen.subscribe().wait_for(rebound).await;
     }
 
     /// Waits until the fleet was seen for the first time, even if nothing was there.
@@ -112,10 +136,55 @@ impl Mirror {
         self.read().info(name)
     }
 
-    /// Tells whether a host has not followed a group to this epoch yet, as far as it has said.
-    pub(crate) fn is_behind(&self, host: &str, group: &str, epoch: u64) -> bool {
+    pub(crate) fn behaviour(&self, name: &str) -> Option<Arc<Behaviour>> {
+        self.read().behaviours.get(name).cloned()
+    }
+
+    /// Returns a behaviour as it is shown, without its calls.
+    pub(crate) fn behaviour_info(&self, name: &str) -> Option<BehaviourInfo> {
         let fleet = self.read();
-        fleet.hosts.get(host).and_then(|host| host.epochs.get(group).copied()).unwrap_or(0) < epoch
+        let bound = &fleet.behaviours.get(name)?.record.bound;
+        Some(BehaviourInfo {
+            name: name.to_owned(),
+            binding: bound.binding.clone()?,
+            epoch: bound.epoch,
+            hosts: fleet.host_views(Seat::Behaviour(name), bound.epoch),
+            calls: Vec::new(),
+        })
+    }
+
+    /// Returns all behaviours by name.
+    pub(crate) fn behaviours(&self) -> Vec<BehaviourSummary> {
+        let fleet = self.read();
+        let summary = |(name, behaviour): (&String, &Arc<Behaviour>)| {
+            let bound = &behaviour.record.bound;
+            let binding = bound.binding.as_ref()?;
+            Some(BehaviourSummary {
+                name: name.clone(),
+                policy: binding.policy.clone(),
+                version: binding.version.clone(),
+                epoch: bound.epoch,
+            })
+        };
+        fleet.behaviours.iter().filter_map(summary).collect()
+    }
+
+    /// Shows `see` whatever policies are or were bound to, and what is bound there.
+    pub(crate) fn each_bound(&self, mut see: impl FnMut(Seat<'_>, &Bound)) {
+        let fleet = self.read();
+        for (name, group) in &fleet.groups {
+            if let Some((record, _)) = &group.record {
+                see(Seat::Group(name), &record.bound);
+            }
+        }
+        for (name, behaviour) in &fleet.behaviours {
+            see(Seat::Behaviour(name), &behaviour.record.bound);
+        }
+    }
+
+    /// Tells whether a host has not followed what is bound there to this epoch yet, as far as it has said.
+    pub(crate) fn is_behind(&self, host: &str, seat: Seat<'_>, epoch: u64) -> bool {
+        self.read().hosts.get(host).map_or(0, |host| host.epoch(seat)) < epoch
     }
 
     /// Subscribes to a group's events. The snapshot is of the very moment at which the subscription begins.
@@ -147,6 +216,10 @@ impl Fleet {
                 self.change_host(host, change);
                 return None;
             }
+            Place::Behaviour(name) => {
+                self.change_behaviour(name, change);
+                return None;
+            }
             Place::Group(name) => {
                 let before = self.before(&name, revision);
                 self.change_group(&name, change);
@@ -173,7 +246,7 @@ impl Fleet {
     fn before(&mut self, name: &str, revision: Revision) -> (Option<u64>, Option<LeaderInfo>) {
         let group = self.group_mut(name);
         group.version = group.version.max(revision);
-        (group.record.as_ref().map(|(record, _)| record.epoch), group.leading())
+        (group.record.as_ref().map(|(record, _)| record.bound.epoch), group.leading())
     }
 
     fn group_mut(&mut self, name: &str) -> &mut Group {
@@ -192,6 +265,19 @@ impl Fleet {
                 Err(error) => warn!(%error, "a host's record cannot be read"),
             },
             Change::Deleted { .. } => drop(self.hosts.remove(&host)),
+        }
+    }
+
+    fn change_behaviour(&mut self, name: String, change: Change) {
+        match change {
+            Change::Put(record) => match behaviour_of(&record) {
+                Ok(value) => {
+                    let behaviour = Behaviour { record: value, stamp: record.stamp };
+                    self.behaviours.insert(name, Arc::new(behaviour));
+                }
+                Err(error) => warn!(%error, "a behaviour's record cannot be read"),
+            },
+            Change::Deleted { .. } => drop(self.behaviours.remove(&name)),
         }
     }
 
@@ -237,8 +323,9 @@ impl Fleet {
             return self.tell(name, Event::Deleted { revision });
         };
         self.tell_leader(name, before.1, group.leading(), revision);
-        if before.0.is_some_and(|epoch| epoch != record.epoch) {
-            let event = Event::Bound { binding: record.binding.clone(), epoch: record.epoch, revision };
+        let Bound { epoch, binding, .. } = &record.bound;
+        if before.0.is_some_and(|before| before != *epoch) {
+            let event = Event::Bound { binding: binding.clone(), epoch: *epoch, revision };
             self.tell(name, event);
         }
     }
@@ -274,6 +361,7 @@ impl Fleet {
         let subscribers = std::mem::take(&mut self.subscribers);
         self.groups.clear();
         self.hosts.clear();
+        self.behaviours.clear();
         touched.extend(records.into_iter().filter_map(|record| self.change(Change::Put(record))));
         self.subscribers = subscribers;
         for name in self.subscribers.keys() {
@@ -289,16 +377,19 @@ impl Fleet {
     fn info(&self, name: &str) -> Option<GroupInfo> {
         let group = self.groups.get(name)?;
         let (record, _) = group.record.as_ref()?;
-        let hosts = self.hosts.iter().map(|(id, host)| host_view(id, host, name, record.epoch));
         Some(GroupInfo {
             name: name.to_owned(),
             revision: self.revision.max(group.version),
             members: group.by_seniority().into_iter().map(|member| member.info()).collect(),
             leader: group.leading(),
-            binding: record.binding.clone(),
-            epoch: record.epoch,
-            hosts: hosts.collect(),
+            binding: record.bound.binding.clone(),
+            epoch: record.bound.epoch,
+            hosts: self.host_views(Seat::Group(name), record.bound.epoch),
         })
+    }
+
+    fn host_views(&self, seat: Seat<'_>, epoch: u64) -> Vec<HostView> {
+        self.hosts.iter().map(|(id, host)| host_view(id, host, seat, epoch)).collect()
     }
 }
 
@@ -345,7 +436,7 @@ impl Group {
             name: self.name.clone(),
             members: self.members.len(),
             leader: self.leading().map(|leader| leader.member),
-            policy: record.binding.as_ref().map(|binding| binding.policy.clone()),
+            policy: record.bound.binding.as_ref().map(|binding| binding.policy.clone()),
         })
     }
 }
@@ -378,13 +469,41 @@ pub(crate) fn member_info(record: &Record) -> althing_core::Result<MemberInfo> {
     member_of(record).map(|member| member.info())
 }
 
-fn host_view(id: &str, host: &HostRecord, group: &str, epoch: u64) -> HostView {
-    let followed = host.epochs.get(group).copied().unwrap_or(0);
+fn host_view(id: &str, host: &HostRecord, seat: Seat<'_>, epoch: u64) -> HostView {
+    let followed = host.epoch(seat);
     HostView {
         id: id.to_owned(),
         name: host.name.clone(),
         epoch: followed,
         behind: followed < epoch,
-        reason: host.behind.get(group).cloned(),
+        reason: host.reason(seat).cloned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::{encode, group_key};
+
+    fn resync(revision: u64) -> Delta {
+        let (key, stamp) = (group_key("web"), Stamp { created: Revision(3), modified: Revision(3) });
+        let value = encode(&GroupRecord::new("n".into())).into();
+        Delta::Resync {
+            records: vec![Record { key, value, session: None, stamp }],
+            revision: Revision(revision),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_after_a_gap_is_of_the_revision_up_to_which_all_was_seen() {
+        let mirror = Mirror::default();
+        mirror.apply(resync(10));
+        let (shown, mut events) = mirror.subscribe("web").unwrap();
+        assert_eq!(shown.revision, Revision(10));
+        mirror.apply(resync(20));
+        match &*events.try_recv().unwrap() {
+            Event::Snapshot { group } => assert_eq!(group.revision, Revision(20)),
+            other => panic!("{other:?}"),
+        }
     }
 }

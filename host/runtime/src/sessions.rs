@@ -4,15 +4,20 @@
 //! the host remembers the latest such deadline it may have caused, so that it knows from when on a
 //! client that does not answer has surely stopped.
 
+mod records;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use althing_core::info::{Hold, JoinAsk, Renewal, SessionAsk, SessionEvent, SessionGrant, Standing};
 use althing_core::{
-    BootTime, Chance, Clock, Digest, Error, Kind, Principal, Result, Revision, Secret, limits,
+    BootTime, Chance, Clock, Digest, Error, Key, Kind, Principal, Result, Revision, Secret, limits,
 };
 use tokio::sync::{Notify, broadcast};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use records::{Caller, OwnedRecord};
 
 /// Names a client session and proves that it is the caller's.
 #[derive(Clone, Debug)]
@@ -43,6 +48,10 @@ struct Table {
     owners: HashMap<(String, String), String>,
     /// The session that holds each group's leadership.
     holders: HashMap<String, String>,
+    /// The session of each record that goes with its session.
+    record_owners: HashMap<Key, String>,
+    /// Calls of behaviours under way, of all sessions.
+    calls: usize,
 }
 
 /// One client session.
@@ -59,7 +68,21 @@ struct Client {
     believes_until: BootTime,
     members: BTreeMap<(String, String), LocalMember>,
     holds: BTreeMap<String, LocalHold>,
+    /// What behaviours wrote for this session, and goes with it.
+    records: BTreeMap<Key, OwnedRecord>,
+    /// When the records were last compared with the store.
+    compared: Option<BootTime>,
+    /// Calls of behaviours under way.
+    calls: usize,
+    ended: CancellationToken,
     events: broadcast::Sender<SessionEvent>,
+}
+
+/// What a session that ended leaves to be removed from the store.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    pub members: Vec<Placed>,
+    pub records: Vec<(Key, OwnedRecord)>,
 }
 
 /// A member that joined through a client session.
@@ -117,6 +140,10 @@ impl Sessions {
             believes_until: now,
             members: BTreeMap::new(),
             holds: BTreeMap::new(),
+            records: BTreeMap::new(),
+            compared: None,
+            calls: 0,
+            ended: CancellationToken::new(),
             events: broadcast::Sender::new(limits::SUBSCRIBER_EVENTS_MAX),
         };
         let renewal = client.renew(now, left);
@@ -146,16 +173,22 @@ impl Sessions {
         }
     }
 
-    /// Takes a session away and returns the members that joined through it.
-    pub(crate) fn remove(&self, id: &str, reason: &str) -> Vec<Placed> {
+    /// Takes a session away and returns what it leaves: the members that joined through it and the records it owns.
+    pub(crate) fn remove(&self, id: &str, reason: &str) -> Left {
         let mut table = self.table();
-        let Some(client) = table.clients.remove(id) else { return Vec::new() };
+        let Some(mut client) = table.clients.remove(id) else { return Left::default() };
+        table.calls -= client.calls;
+        client.records.keys().for_each(|key| drop(table.record_owners.remove(key)));
         client.members.keys().for_each(|key| drop(table.owners.remove(key)));
         client.holds.keys().for_each(|group| drop(table.holders.remove(group)));
         drop(table);
         self.released.notify_waiters();
+        client.ended.cancel();
         client.tell(SessionEvent::Ended { reason: reason.to_owned() });
-        client.placed(id)
+        Left {
+            members: client.placed(id),
+            records: std::mem::take(&mut client.records).into_iter().collect(),
+        }
     }
 
     /// Takes all sessions away: the host ends.
@@ -327,13 +360,7 @@ impl Sessions {
     }
 
     fn with<T>(&self, key: &SessionKey, act: impl FnOnce(&mut Client) -> T) -> Result<T> {
-        let mut table = self.table();
-        let client = table.clients.get_mut(&key.id).ok_or_else(|| ended("session"))?;
-        if !client.secret.matches(key.secret.expose()) {
-            return Err(Error::new(Kind::Denied, "session", "the secret is not that of this session")
-                .with("session", &key.id));
-        }
-        Ok(act(client))
+        self.table().client(key).map(act)
     }
 
     /// A panic while the table was locked is a bug, but no reason to stop renewing everybody's sessions.
@@ -360,6 +387,16 @@ fn ended(operation: &'static str) -> Error {
 }
 
 impl Table {
+    /// Returns a client that proves to be who it says.
+    fn client(&mut self, key: &SessionKey) -> Result<&mut Client> {
+        let client = self.clients.get_mut(&key.id).ok_or_else(|| ended("session"))?;
+        if client.secret.matches(key.secret.expose()) {
+            return Ok(client);
+        }
+        Err(Error::new(Kind::Denied, "session", "the secret is not that of this session")
+            .with("session", &key.id))
+    }
+
     fn hold(&self, group: &str, term: Revision) -> Option<&LocalHold> {
         let client = self.clients.get(self.holders.get(group)?)?;
         client.holds.get(group).filter(|local| local.hold.term == term)

@@ -7,27 +7,45 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use althing_core::{Digest, Error, Kind, Result};
 use althing_engine::{Bundle, Policy};
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 use tracing::{info, warn};
 
 use crate::Host;
 use crate::decide::Rule;
-use crate::layout::{GroupRecord, chunks_prefix};
+use crate::layout::{Bound, chunks_prefix};
 
 /// Loaded policies by digest.
 #[derive(Debug, Default)]
 pub(crate) struct Shelf {
     loaded: Mutex<HashMap<Digest, Arc<OnceCell<Arc<Policy>>>>>,
+    /// Rung when one more is loaded.
+    news: Notify,
 }
 
 impl Shelf {
-    /// Returns the rule a group is bound to; `None` while this host has not loaded it.
-    pub(crate) fn rule(&self, record: &GroupRecord) -> Option<Rule> {
-        let policy = match &record.binding {
+    /// Returns the rule that is bound to a group; `None` while this host has not loaded it.
+    pub(crate) fn rule(&self, bound: &Bound) -> Option<Rule> {
+        let policy = match &bound.binding {
             None => None,
             Some(binding) => Some((binding.clone(), self.policy(&binding.digest)?)),
         };
-        Some(Rule { epoch: record.epoch, policy })
+        Some(Rule { epoch: bound.epoch, policy })
+    }
+
+    /// Tells whether all that is bound there is loaded.
+    pub(crate) fn has(&self, bound: &Bound) -> bool {
+        bound.binding.as_ref().is_none_or(|binding| self.policy(&binding.digest).is_some())
+    }
+
+    /// Waits until a policy is loaded, by whoever loads it.
+    pub(crate) async fn loaded(&self, digest: &Digest) -> Arc<Policy> {
+        loop {
+            let news = self.news.notified();
+            if let Some(policy) = self.policy(digest) {
+                return policy;
+            }
+            news.await;
+        }
     }
 
     fn policy(&self, digest: &Digest) -> Option<Arc<Policy>> {
@@ -54,18 +72,21 @@ impl Host {
     /// Loads a policy from the state directory or the backend; once, however many ask for it.
     pub(crate) async fn ensure_policy(&self, digest: Digest) -> Result<Arc<Policy>> {
         let cell = self.shelf.cell(digest);
-        cell.get_or_try_init(|| async {
-            let bundle = self.fetch_bundle(digest).await?;
-            self.prove_bundle(&Arc::new(bundle)).await
-        })
-        .await
-        .cloned()
+        let policy = cell
+            .get_or_try_init(|| async {
+                let bundle = self.fetch_bundle(digest).await?;
+                self.prove_bundle(&Arc::new(bundle)).await
+            })
+            .await?;
+        self.shelf.news.notify_waiters();
+        Ok(policy.clone())
     }
 
     /// Puts a policy that was proven here on the shelf.
     pub(crate) fn shelve(&self, digest: Digest, policy: Arc<Policy>) {
         // Another task may have loaded the same bytes at the same time; either copy serves.
         let _ = self.shelf.cell(digest).set(policy);
+        self.shelf.news.notify_waiters();
     }
 
     /// Checks who signed a bundle. Returns the id of the key.

@@ -6,14 +6,19 @@ use althing_core::{Error, Kind, limits};
 use althing_runtime::SessionKey;
 use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
+
+use crate::openapi::{Answers, Operation, Reads};
 
 /// What a route answers.
 pub(crate) type Answer<T> = Result<T, Failure>;
@@ -43,8 +48,50 @@ impl IntoResponse for Failure {
     }
 }
 
+impl<T: Answers> Answers for Answer<T> {
+    fn tell(operation: &mut Operation<'_>) {
+        T::tell(operation);
+    }
+}
+
+/// A value with another status than 200.
+pub(crate) struct Told<const STATUS: u16, T>(pub(crate) T);
+
+impl<const STATUS: u16, T: Serialize> IntoResponse for Told<STATUS, T> {
+    fn into_response(self) -> Response {
+        (Empty::<STATUS>.status(), Json(self.0)).into_response()
+    }
+}
+
+impl<const STATUS: u16, T: JsonSchema> Answers for Told<STATUS, T> {
+    fn tell(operation: &mut Operation<'_>) {
+        operation.answers_json::<T>(STATUS);
+    }
+}
+
+/// A status that says all.
+pub(crate) struct Empty<const STATUS: u16>;
+
+impl<const STATUS: u16> Empty<STATUS> {
+    fn status(&self) -> StatusCode {
+        StatusCode::from_u16(STATUS).unwrap_or(StatusCode::OK)
+    }
+}
+
+impl<const STATUS: u16> IntoResponse for Empty<STATUS> {
+    fn into_response(self) -> Response {
+        self.status().into_response()
+    }
+}
+
+impl<const STATUS: u16> Answers for Empty<STATUS> {
+    fn tell(operation: &mut Operation<'_>) {
+        operation.answers_nothing(STATUS);
+    }
+}
+
 /// Returns the status by which an error is told. The kind in the body says it more exactly.
-fn status(kind: Kind) -> StatusCode {
+pub(crate) fn status(kind: Kind) -> StatusCode {
     match kind {
         Kind::Invalid => StatusCode::BAD_REQUEST,
         Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -76,6 +123,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
+impl<T: JsonSchema> Reads for Body<T> {
+    fn tell(operation: &mut Operation<'_>) {
+        operation.reads_json::<T>();
+    }
+}
+
 /// The body of a request as it is, which is a packed bundle.
 pub(crate) struct Packed(pub(crate) Bytes);
 
@@ -86,6 +139,62 @@ impl<S: Send + Sync> FromRequest<S> for Packed {
         read(request, limits::BUNDLE_BYTES_MAX).await.map(Packed)
     }
 }
+
+impl Reads for Packed {
+    fn tell(operation: &mut Operation<'_>) {
+        operation.reads(OCTETS, serde_json::json!({}));
+    }
+}
+
+/// The body of a request as it is, for a behaviour.
+pub(crate) struct Sent {
+    pub(crate) bytes: Bytes,
+    /// It was sent as JSON, and that is how the answer goes back.
+    pub(crate) is_json: bool,
+}
+
+impl<S: Send + Sync> FromRequest<S> for Sent {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &S) -> Answer<Self> {
+        let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let is_json = content_type.is_some_and(|text| text.starts_with(JSON));
+        let bytes = read(request, limits::BEHAVIOUR_BODY_BYTES_MAX).await?;
+        Ok(Sent { bytes, is_json })
+    }
+}
+
+impl Reads for Sent {
+    fn tell(operation: &mut Operation<'_>) {
+        for content_type in [OCTETS, JSON] {
+            operation.reads(content_type, serde_json::json!({}));
+        }
+    }
+}
+
+/// What a behaviour answered, as it is.
+pub(crate) struct Reply {
+    pub(crate) bytes: Bytes,
+    pub(crate) is_json: bool,
+}
+
+impl IntoResponse for Reply {
+    fn into_response(self) -> Response {
+        ([(CONTENT_TYPE, if self.is_json { JSON } else { OCTETS })], self.bytes).into_response()
+    }
+}
+
+impl Answers for Reply {
+    fn tell(operation: &mut Operation<'_>) {
+        let about = "What the behaviour answered; as application/json where the body was sent as such.";
+        for content_type in [OCTETS, JSON] {
+            operation.answers(200, about, content_type, serde_json::json!({}));
+        }
+    }
+}
+
+const JSON: &str = "application/json";
+const OCTETS: &str = "application/octet-stream";
 
 /// Reads a body of at most `most` bytes. One that says beforehand that it is larger is not read at all.
 async fn read(request: Request, most: usize) -> Answer<Bytes> {
@@ -122,6 +231,11 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Names<T
     }
 }
 
+/// The path itself says which names it has.
+impl<T> Reads for Names<T> {
+    fn tell(_: &mut Operation<'_>) {}
+}
+
 /// The query of a request.
 pub(crate) struct Asked<T>(pub(crate) T);
 
@@ -133,6 +247,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
             Ok(Query(query)) => Ok(Asked(query)),
             Err(rejected) => Err(invalid("a query that is not understood").because(rejected).into()),
         }
+    }
+}
+
+impl<T: JsonSchema> Reads for Asked<T> {
+    fn tell(operation: &mut Operation<'_>) {
+        operation.reads_query::<T>();
     }
 }
 
@@ -159,6 +279,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Session {
             Some(shown) => Ok(Session(SessionKey { id: shown.id, secret: shown.secret })),
             None => Err(unproven("the request shows no session")),
         }
+    }
+}
+
+impl Reads for Session {
+    fn tell(operation: &mut Operation<'_>) {
+        operation.reads_session();
     }
 }
 

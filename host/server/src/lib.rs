@@ -5,6 +5,7 @@ mod admit;
 mod answer;
 mod connections;
 mod listen;
+mod openapi;
 mod routes;
 mod stream;
 mod token;

@@ -1,103 +1,26 @@
 //! A whole surface over a host in memory, spoken to as strangers do and as the client does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::path::PathBuf;
-use std::sync::Arc;
+mod stage;
+
 use std::time::Duration;
 
 use althing_client::wire::SessionKey;
 use althing_client::{Address, Client, EventStream, Membership};
 use althing_core::info::{Event, JoinAsk, SessionAsk, SessionEvent, StoodDown};
-use althing_core::{Kind, OsChance, Secret, SystemClock, limits};
-use althing_driver_memory::Memory;
-use althing_engine::{Engine, EngineConfig};
-use althing_runtime::{Runtime, RuntimeConfig};
+use althing_core::{Kind, Secret, limits};
 use althing_server::{Server, ServerConfig};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::time::timeout;
+
+use crate::stage::{Host, get, post};
 
 /// Long enough for anything that happens at once on a loaded machine, and shorter than every lease and beat by
 /// which it would happen later anyway.
 const AT_ONCE: Duration = Duration::from_secs(3);
 const _: () = assert!(AT_ONCE.as_millis() < limits::STREAM_BEAT.as_millis());
 const _: () = assert!(AT_ONCE.as_millis() < limits::CLIENT_TTL_DEFAULT.as_millis());
-
-struct Host {
-    folder: tempfile::TempDir,
-    runtime: Runtime,
-    port: String,
-    end: oneshot::Sender<()>,
-    running: JoinHandle<()>,
-}
-
-impl Host {
-    async fn start() -> Host {
-        let folder = tempfile::tempdir().unwrap();
-        let driver = Arc::new(Memory::new(Arc::new(SystemClock), Arc::new(OsChance)));
-        let config = RuntimeConfig::new(tokio::runtime::Handle::current());
-        let engine = Engine::new(EngineConfig::default()).unwrap();
-        let runtime = Runtime::start(config, driver, engine).await.unwrap();
-        let config = ServerConfig {
-            socket: folder.path().join("a.sock"),
-            listen: Some("127.0.0.1:0".parse().unwrap()),
-            token_file: folder.path().join("token"),
-            metrics: None,
-        };
-        let server = Server::bind(config, runtime.clone()).await.unwrap();
-        let Address::Tcp(port) = server.addresses()[1].clone() else { panic!("no port") };
-        let (end, ended) = oneshot::channel();
-        let running = tokio::spawn(server.run(async move { drop(ended.await) }));
-        Host { folder, runtime, port, end, running }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("a.sock")
-    }
-
-    fn client(&self) -> Client {
-        Client::new(Address::Unix(self.socket()))
-    }
-
-    fn token(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("token")).unwrap().trim().to_owned()
-    }
-
-    /// Sends one request over the Unix socket and returns the whole answer.
-    async fn ask(&self, request: &str) -> String {
-        exchange(UnixStream::connect(self.socket()).await.unwrap(), request).await
-    }
-
-    async fn ask_port(&self, request: &str) -> String {
-        exchange(TcpStream::connect(&self.port).await.unwrap(), request).await
-    }
-
-    #[track_caller]
-    fn check(answer: &str, status: &str, said: &[&str]) {
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
-        for part in said {
-            assert!(answer.contains(part), "{part:?} is not in {answer}");
-        }
-    }
-}
-
-async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    String::from_utf8(answer).unwrap()
-}
-
-fn get(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-}
-
-fn post(path: &str, body: &str) -> String {
-    let length = body.len();
-    format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}")
-}
 
 fn member(id: &str) -> JoinAsk {
     JoinAsk { id: id.into(), create: true, ..JoinAsk::default() }

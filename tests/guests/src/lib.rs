@@ -3,7 +3,12 @@
 //! The guests are those of `guests/fixtures` and `policies`, built by `cargo xtask guests`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail in no better way")]
 
-use std::path::{Path, PathBuf};
+pub mod made;
+pub mod row;
+pub mod rows;
+pub mod stage;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use althing_core::{ElectionView, LeaderView, Liveness, MemberView, Result, Revision};
@@ -16,7 +21,7 @@ pub fn engine() -> Engine {
 
 /// Reads the component of a fixture or of a shipped policy.
 pub fn component(name: &str) -> Vec<u8> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let root = made::root();
     let fixture = root.join(format!("guests/fixtures/built/{name}.wasm"));
     let policy = root.join(format!("policies/{name}/{}.wasm", name.replace('-', "_")));
     let built = |file: &PathBuf| std::fs::read(file).ok();
@@ -27,9 +32,14 @@ pub fn component(name: &str) -> Vec<u8> {
 
 /// Makes a bundle by way of a folder. `rest` is what follows the head of its policy.toml.
 pub fn bundle(component: &[u8], rest: &str) -> Result<Arc<Bundle>> {
+    named_bundle("test", component, rest)
+}
+
+/// Makes a bundle of this name.
+pub fn named_bundle(name: &str, component: &[u8], rest: &str) -> Result<Arc<Bundle>> {
     let folder = tempfile::tempdir().unwrap();
-    let head = "name = 'test'\nversion = '1'\nkind = 'election'\ncomponent = 'guest.wasm'\n";
-    std::fs::write(folder.path().join("policy.toml"), format!("{head}{rest}")).unwrap();
+    let head = "version = '1'\nkind = 'election'\ncomponent = 'guest.wasm'\n";
+    std::fs::write(folder.path().join("policy.toml"), format!("name = '{name}'\n{head}{rest}")).unwrap();
     std::fs::write(folder.path().join("guest.wasm"), component).unwrap();
     Bundle::open(folder.path()).map(Arc::new)
 }

@@ -2,8 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail in no better way")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use althing_core::{Error, Kind};
+use althing_engine::{Engine, EngineConfig};
+use althing_guests_test::made::{GOOD, knotted, with_sections};
 use althing_guests_test::{bundle, component, engine, load, view};
 
 #[track_caller]
@@ -48,7 +51,7 @@ async fn refuses_what_is_no_component() {
     check(&error, Kind::Invalid, &["a core WebAssembly module", "wasm-component-ld"]);
     let whole = component("elect-oldest");
     let error = refused(&whole[..whole.len() / 2], "").await;
-    check(&error, Kind::Invalid, &["cannot be compiled"]);
+    check(&error, Kind::Invalid, &["the component is damaged", "Build it again"]);
 }
 
 #[tokio::test]
@@ -66,7 +69,7 @@ fn refuses_a_manifest_with_a_mistake_and_names_its_line() {
     check(&wrong("colour = 'red'"), Kind::Invalid, &["colour", "policy.toml", "line=5"]);
     check(&wrong("[limits]\ncpu_ms = 100000"), Kind::Invalid, &["cpu_ms is 100000", "from 1 to 2000"]);
     check(&wrong("[limits]\nmemory_mib = 0"), Kind::Invalid, &["memory_mib is 0", "from 1 to 64"]);
-    check(&wrong("[grants]\nstore = ['x/']"), Kind::Invalid, &["store", "line=6"]);
+    check(&wrong("[grants]\nsockets = true"), Kind::Invalid, &["sockets", "line=6"]);
     check(&wrong("kind = 'election'"), Kind::Invalid, &["duplicate key", "line=5"]);
 }
 
@@ -87,13 +90,24 @@ async fn two_hundred_policies_come_and_go() {
     // One stays, as the policy that is replaced does until its successor is there.
     let mut policy = None;
     for quorum in 1..=200 {
-        let bundle = bundle(&component, &format!("settings.quorum = {quorum}")).unwrap();
+        let bundle = bundle(&component, &format!("settings.quorum = {quorum}\nlimits.cpu_ms = 500")).unwrap();
         let next = engine.load(&bundle).await.unwrap();
         next.elect(&view(3)).await.unwrap();
         policy = Some(next);
     }
     let last = policy.unwrap();
     assert_eq!(last.manifest().settings["quorum"].as_integer(), Some(200));
+}
+
+#[tokio::test]
+async fn a_component_that_compiles_for_too_long_is_left_alone_and_the_next_one_is_compiled() {
+    let deadline = Duration::from_millis(300);
+    let engine = Engine::new(EngineConfig { compile_deadline: deadline, ..EngineConfig::default() }).unwrap();
+    let slow = with_sections(GOOD.component(), &knotted(700));
+    let error = engine.load(&bundle(&slow, "").unwrap()).await.unwrap_err();
+    check(&error, Kind::Timeout, &["not compiled after 0.3 s", "policy=test", "Split its largest functions"]);
+    let good = engine.load(&bundle(&GOOD.component(), "limits.cpu_ms = 500").unwrap()).await.unwrap();
+    good.elect(&view(1)).await.unwrap();
 }
 
 #[tokio::test]

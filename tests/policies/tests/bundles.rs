@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use althing_core::{Choice, Error, Kind, OsChance};
-use althing_engine::{Bundle, Engine, EngineConfig, SigningKey};
+use althing_engine::bundle::{BehaviourCase, BehaviourExpectation, Outcome};
+use althing_engine::{Bundle, Case, Engine, EngineConfig, SigningKey};
 
 fn folders() -> Vec<PathBuf> {
     let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies");
@@ -49,7 +50,8 @@ async fn every_policy_is_proven_by_its_cases() {
 async fn a_case_that_does_not_hold_is_named_with_what_was_expected_and_what_came() {
     let engine = Engine::new(EngineConfig::default()).unwrap();
     let mut bundle = bundle("elect-oldest");
-    let case = bundle.cases.iter_mut().find(|case| case.name.starts_with("vacant")).unwrap();
+    let case = bundle.cases.iter_mut().find(|case| case.name().starts_with("vacant")).unwrap();
+    let Case::Election(case) = case else { panic!("a case of another kind: {case:?}") };
     case.expect.choice = Choice::Elect(vec!["b".into()]);
     let policy = engine.load(&Arc::new(bundle)).await.unwrap();
     let error = engine.prove(&policy).await.unwrap_err().to_string();
@@ -58,6 +60,28 @@ async fn a_case_that_does_not_hold_is_named_with_what_was_expected_and_what_came
         "{error}"
     );
     assert!(error.contains("case=vacant-group-gets-its-oldest"), "{error}");
+}
+
+#[tokio::test]
+async fn a_case_of_a_behaviour_fails_by_its_answer_and_by_what_is_left() {
+    let engine = Engine::new(EngineConfig::default()).unwrap();
+    let shipped = bundle("semaphore");
+    let named = |name: &str| shipped.cases.iter().find(|case| case.name() == name).unwrap().clone();
+    let prove = async |case: BehaviourCase| {
+        let mut bundle = shipped.clone();
+        bundle.cases = vec![Case::Behaviour(case)];
+        let policy = engine.load(&Arc::new(bundle)).await.unwrap();
+        engine.prove(&policy).await.unwrap_err().to_string()
+    };
+    let Case::Behaviour(case) = named("at-the-limit-it-waits-in-the-line") else { panic!() };
+    let patient = BehaviourExpectation { outcome: Outcome::Error("no".into()), ..case.expect.clone() };
+    let error = prove(BehaviourCase { expect: patient, ..case.clone() }).await;
+    assert!(error.contains("expected an error with \"no\", got wait for semaphore/db/ until"), "{error}");
+    let unchanged = BehaviourExpectation { records: None, ..case.expect.clone() };
+    let error = prove(BehaviourCase { expect: unchanged, ..case }).await;
+    let expected =
+        "expected afterwards the records semaphore/db/permit/0 = {\"id\":\"r1\",\"principal\":\"ann\"} of";
+    assert!(error.contains(expected) && error.contains("; semaphore/db/wait/request = "), "{error}");
 }
 
 #[test]

@@ -11,20 +11,26 @@
     reason = "only tests use this; what fails here fails the test"
 )]
 
+mod backend;
+pub mod crowd;
 mod witness;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use althing_core::info::{Event, GroupInfo, Hold, JoinAsk, Joined, SessionAsk, SessionEvent};
+use althing_core::info::{
+    BehaviourAsk, BehaviourInfo, Event, GroupInfo, Hold, JoinAsk, Joined, SessionAsk, SessionEvent,
+};
 use althing_core::layers::{self, Chaos, Faults};
 use althing_core::{Chance, Clock, Driver, Principal, Secret, SeededChance, SystemClock};
 use althing_driver_memory::Memory;
 use althing_engine::{Bundle, Engine, EngineConfig};
 use althing_runtime::{GroupStream, Runtime, RuntimeConfig, SessionKey, SessionStream, Tuning};
 use bytes::Bytes;
+use serde_json::Value;
 
+pub use backend::{BACKENDS, Backend};
 pub use witness::{Term, Witness};
 
 /// The longest a test waits for anything: far longer than it takes, so that reaching it is a failure.
@@ -124,9 +130,7 @@ impl Host {
 
     /// Opens a session as asked.
     pub fn session_with(&self, ask: SessionAsk, remote: bool) -> Client {
-        let grant = self.runtime.open_session(&Principal::Embedder, ask, remote).unwrap();
-        let key = SessionKey { id: grant.id, secret: Secret::new(grant.secret) };
-        Client { runtime: self.runtime.clone(), key }
+        Client::open(&self.runtime, ask, remote).unwrap()
     }
 
     /// Pushes and waits until it is done.
@@ -134,6 +138,11 @@ impl Host {
         let job = self.runtime.push(&Principal::Embedder, Bytes::from(bundle.pack())).unwrap();
         let job = self.runtime.job_done(&job.id, PATIENCE).await.unwrap();
         assert!(job.done && job.error.is_none(), "{job:?}");
+    }
+
+    /// Lets a pushed policy answer under its own name.
+    pub async fn answer_by(&self, policy: &str) -> BehaviourInfo {
+        self.runtime.activate_behaviour(&Principal::Embedder, policy, policy, None).await.unwrap()
     }
 
     /// Binds a pushed policy.
@@ -152,6 +161,13 @@ pub struct Client {
 }
 
 impl Client {
+    /// Opens a session on a host.
+    pub fn open(runtime: &Runtime, ask: SessionAsk, remote: bool) -> althing_core::Result<Client> {
+        let grant = runtime.open_session(&Principal::Embedder, ask, remote)?;
+        let key = SessionKey { id: grant.id, secret: Secret::new(grant.secret) };
+        Ok(Client { runtime: runtime.clone(), key })
+    }
+
     /// Joins with a weight.
     pub async fn join(&self, group: &str, id: &str, weight: u32) -> Joined {
         let metadata = [("weight".to_owned(), weight.to_string())].into();
@@ -162,6 +178,23 @@ impl Client {
     /// Leaves.
     pub async fn leave(&self, group: &str, id: &str) {
         self.runtime.leave(&self.key, group, id).await.unwrap();
+    }
+
+    /// Calls a behaviour with JSON and reads JSON.
+    pub async fn call(
+        &self,
+        behaviour: &str,
+        operation: &str,
+        body: Value,
+        timeout: Duration,
+    ) -> althing_core::Result<Value> {
+        let ask = BehaviourAsk {
+            operation: operation.into(),
+            body: body.to_string().into(),
+            timeout: Some(timeout),
+        };
+        let answer = self.runtime.call_behaviour(&self.key, behaviour, ask).await?;
+        Ok(serde_json::from_slice(&answer).unwrap())
     }
 
     /// Ends the session.
@@ -231,6 +264,27 @@ pub fn root() -> PathBuf {
 /// Opens a shipped policy.
 pub fn shipped(name: &str) -> Bundle {
     Bundle::open(&root().join("policies").join(name)).unwrap()
+}
+
+/// Makes a bundle of a shipped policy's component under another version.
+pub fn shipped_as(name: &str, version: &str) -> Bundle {
+    let from = root().join("policies").join(name);
+    let manifest = std::fs::read_to_string(from.join("policy.toml")).unwrap();
+    let lines = manifest.lines().map(|line| match line.starts_with("version") {
+        true => format!("version = \"{version}\"\n"),
+        false => format!("{line}\n"),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("policy.toml"), lines.collect::<String>()).unwrap();
+    let component = format!("{}.wasm", name.replace('-', "_"));
+    std::fs::copy(from.join(&component), folder.path().join(&component)).unwrap();
+    Bundle::open(folder.path()).unwrap()
+}
+
+/// Waits until what is looked up holds; fails after [`PATIENCE`].
+pub async fn eventually_found(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let looking = async { while !is_so().await {} };
+    assert!(tokio::time::timeout(PATIENCE, looking).await.is_ok(), "never: {what}");
 }
 
 /// Makes a bundle, without cases, of a guest that misbehaves.

@@ -110,7 +110,7 @@ fn members(members: &[MemberInfo], host_name: impl Fn(&str) -> String) -> Vec<St
     spaced(&table)
 }
 
-fn hosts(hosts: &[HostView]) -> Vec<String> {
+pub(super) fn hosts(hosts: &[HostView]) -> Vec<String> {
     let mut table = Table::new(["HOST", "EPOCH", "FOLLOWS", "ID"]);
     for host in hosts {
         let follows = match (&host.reason, host.behind) {
@@ -123,7 +123,7 @@ fn hosts(hosts: &[HostView]) -> Vec<String> {
     spaced(&table)
 }
 
-fn spaced(table: &Table) -> Vec<String> {
+pub(super) fn spaced(table: &Table) -> Vec<String> {
     let lines = table.lines();
     if lines.is_empty() { lines } else { [vec![String::new()], lines].concat() }
 }

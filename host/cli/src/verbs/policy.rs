@@ -12,10 +12,10 @@ use althing_client::{Client, told};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::group;
+use super::{behaviour, group};
 use crate::ask::{Host, read};
 use crate::print;
-use crate::table::{Table, moment, word};
+use crate::table::{Table, moment, plain, word};
 
 /// The file of a signature in a bundle's folder.
 const SIGNATURE_FILE: &str = "signature.toml";
@@ -45,13 +45,16 @@ pub(crate) enum Policy {
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
     },
-    /// Let a policy decide in a group
+    /// Let a policy decide in a group; or, where it is of kind behaviour, answer calls
     Activate {
         /// The policy's name
         name: String,
         /// The group
-        #[arg(long)]
-        group: String,
+        #[arg(long, conflicts_with = "behaviour")]
+        group: Option<String>,
+        /// The name under which it answers calls; that of the policy if left out
+        #[arg(long, value_name = "NAME")]
+        behaviour: Option<String>,
         /// Which of the bundles pushed under this name; the newest if left out
         #[arg(long)]
         digest: Option<Digest>,
@@ -77,17 +80,37 @@ impl Policy {
             Policy::Keygen { out } => keygen(host, &out),
             Policy::Sign { bundle, key } => sign(host, &bundle, &key),
             Policy::Push { bundle, key } => push(host, &bundle, key.as_deref()).await,
-            Policy::Activate { name, group, digest } => {
+            Policy::Activate { name, group: Some(group), digest, .. } => {
                 host.show(&host.client()?.activate(&group, &name, digest).await?, group::lines)
+            }
+            Policy::Activate { name, behaviour, digest, .. } => {
+                let client = host.client()?;
+                if behaviour.is_none() {
+                    refuse_without_place(&client.policy(&name).await?)?;
+                }
+                let behaviour = behaviour.as_ref().unwrap_or(&name);
+                let info = client.activate_behaviour(behaviour, &name, digest).await?;
+                host.show(&info, behaviour::lines)
             }
             Policy::List => {
                 let policies = host.client()?.policies().await?;
-                let table = Table::new(["POLICY", "VERSION", "DIGEST", "SIGNED BY", "GROUPS"]);
+                let table = Table::new(["POLICY", "VERSION", "DIGEST", "SIGNED BY", "GROUPS", "BEHAVIOURS"]);
                 host.show_list(&policies, "no policies", table, row)
             }
             Policy::Show { name } => host.show(&host.client()?.policy(&name).await?, versions),
             Policy::Rollback { group } => host.show(&host.client()?.rollback(&group).await?, group::lines),
         }
+    }
+}
+
+/// Refuses to guess where a policy shall decide that answers no calls.
+fn refuse_without_place(policy: &PolicyInfo) -> Result<()> {
+    match policy.versions.first() {
+        Some(newest) if newest.kind != "behaviour" => {
+            let message = format!("a policy of kind {} decides in a group", newest.kind);
+            Err(Error::new(Kind::Invalid, "activate", message).advise("Name the group with --group"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -181,6 +204,7 @@ fn row(table: &mut Table, policy: &PolicyInfo) {
         of_newest(|version| version.digest.short()),
         of_newest(|version| version.signed_by.clone().unwrap_or_else(|| "nobody".into())),
         policy.groups.join(" "),
+        policy.behaviours.join(" "),
     ]);
 }
 
@@ -198,7 +222,13 @@ fn versions(policy: &PolicyInfo) -> Vec<String> {
             version.digest.to_string(),
         ]);
     }
-    let groups = if policy.groups.is_empty() { "no group".into() } else { policy.groups.join(" ") };
-    let head = format!("policy  {}\nin      {groups}\n", policy.name);
-    [vec![head], table.lines()].concat()
+    let mut head = vec![format!("policy  {}", plain(&policy.name))];
+    let places = [("in      ", &policy.groups), ("answers ", &policy.behaviours)];
+    let bound = places.iter().filter(|(_, names)| !names.is_empty());
+    head.extend(bound.map(|(what, names)| format!("{what}{}", plain(&names.join(" ")))));
+    if head.len() == 1 {
+        head.push("in      no group".into());
+    }
+    head.push(String::new());
+    [head, table.lines()].concat()
 }

@@ -114,7 +114,8 @@ impl Serve {
 }
 
 async fn start(config: Config) -> Result<Althing> {
-    let mut builder = Althing::builder().allow_unsigned(config.allow_unsigned);
+    // This process is a host and nothing else.
+    let mut builder = Althing::builder().catch_signals(true).allow_unsigned(config.allow_unsigned);
     if let Some(url) = config.backend {
         builder = builder.backend(url);
     }

@@ -40,6 +40,9 @@ pub struct Grants {
     /// It may write to the log.
     #[serde(default)]
     pub log: bool,
+    /// The prefixes of keys that a behaviour may read and write, such as `semaphore/`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub store: Vec<String>,
 }
 
 /// What one call may use.
@@ -98,6 +101,7 @@ impl Manifest {
                 .advise("Name a file beside policy.toml that ends in .wasm"));
         }
         self.check_limits()?;
+        self.check_store()?;
         super::Settings::new(&self.settings).map(drop)
     }
 
@@ -110,6 +114,27 @@ impl Manifest {
         };
         within("cpu_ms", self.limits.cpu_ms, limits::GUEST_CPU_MAX.as_millis())?;
         within("memory_mib", self.limits.memory_mib, limits::GUEST_MEMORY_MIB_MAX.into())
+    }
+
+    fn check_store(&self) -> Result<()> {
+        let (prefixes, most) = (&self.grants.store, limits::BEHAVIOUR_PREFIXES_MAX);
+        if self.kind != PolicyKind::Behaviour && !prefixes.is_empty() {
+            return Err(wrong(format!("[grants] store in a policy of kind {}", self.kind))
+                .advise("Only behaviours reach the store; remove the line"));
+        }
+        if prefixes.len() > most {
+            let count = prefixes.len();
+            return Err(wrong(format!("[grants] store names {count} prefixes; at most {most}")));
+        }
+        let longest = limits::BEHAVIOUR_PREFIX_BYTES_MAX;
+        let is_prefix =
+            |text: &&String| text.ends_with('/') && !text.starts_with('/') && text.len() <= longest;
+        match prefixes.iter().find(|prefix| !is_prefix(prefix)) {
+            None => Ok(()),
+            Some(other) => Err(wrong(format!("[grants] store names the prefix {other:?}")).advise(format!(
+                "A prefix has up to {longest} bytes, a name first and `/` at its end, such as \"semaphore/\""
+            ))),
+        }
     }
 
     /// Returns the digest of the settings: two bundles that give their guest the same settings have the same.

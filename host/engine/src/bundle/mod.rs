@@ -1,5 +1,6 @@
 //! What an operator uploads: `policy.toml`, a component, cases and a README, in a folder or packed into one file.
 
+mod behaviour_case;
 mod case;
 mod manifest;
 mod pack;
@@ -12,7 +13,8 @@ use althing_core::{Digest, Error, Kind, Result};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-pub use case::{Case, Expectation};
+pub use behaviour_case::{BehaviourCase, BehaviourExpectation, CaseRecord, CaseRequest, Content, Outcome};
+pub use case::{Case, ElectionCase, Expectation};
 pub use manifest::{Grants, GuestLimits, MANIFEST_FILE, Manifest};
 pub(crate) use settings::Settings;
 
@@ -123,8 +125,9 @@ impl Bundle {
             ));
         }
         let cases = files.iter().filter(|(name, _)| is_case(name));
-        let cases =
-            cases.map(|(name, bytes)| Case::parse(name, text(name, bytes)?)).collect::<Result<_>>()?;
+        let cases = cases
+            .map(|(name, bytes)| Case::parse(manifest.kind, name, text(name, bytes)?))
+            .collect::<Result<_>>()?;
         let readme = files.get(README_FILE).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         Ok(Bundle {
             digest: Digest::of(pack::pack(&files)),

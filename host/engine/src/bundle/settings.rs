@@ -35,7 +35,8 @@ fn object(table: &toml::Table) -> Result<Map<String, Value>> {
     table.iter().map(|(name, value)| Ok((name.clone(), json(name, value)?))).collect()
 }
 
-fn json(name: &str, value: &toml::Value) -> Result<Value> {
+/// Returns a value of a TOML file as JSON. `name` is for the error.
+pub(super) fn json(name: &str, value: &toml::Value) -> Result<Value> {
     Ok(match value {
         toml::Value::String(text) => Value::String(text.clone()),
         toml::Value::Integer(number) => Value::from(*number),

@@ -4,52 +4,30 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use althing_core::{Choice, ElectionView, LeaderView, MemberView, Verdict, limits};
-use wasmtime::component::{Component, HasSelf, Linker};
-use wasmtime::{Engine, Store};
+use wasmtime::Store;
+use wasmtime::component::{Instance, InstancePre};
 
-use crate::bindings::election::althing::policy::{clock, config, log, random, types};
+use crate::bindings::election::althing::policy::types;
 use crate::bindings::election::exports::althing::policy::election as wit;
 use crate::bindings::election::{ElectionPolicy, ElectionPolicyPre};
 use crate::store::Call;
-
-/// Makes the linker that says what an election rule may import. Without `may_log` the log is not among it.
-pub(crate) fn linker(engine: &Engine, may_log: bool) -> wasmtime::Result<Linker<Call>> {
-    let mut linker = Linker::new(engine);
-    types::add_to_linker::<_, HasSelf<Call>>(&mut linker, |call| call)?;
-    config::add_to_linker::<_, HasSelf<Call>>(&mut linker, |call| call)?;
-    clock::add_to_linker::<_, HasSelf<Call>>(&mut linker, |call| call)?;
-    random::add_to_linker::<_, HasSelf<Call>>(&mut linker, |call| call)?;
-    if may_log {
-        log::add_to_linker::<_, HasSelf<Call>>(&mut linker, |call| call)?;
-    }
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    Ok(linker)
-}
+use crate::words;
 
 impl types::Host for Call {}
-
-/// What an election rule may import, in words.
-pub(crate) const IMPORTS: &str = "An election rule may import config, clock and random of althing:policy, log \
-    where [grants] of policy.toml says `log = true`, and WASI 0.2";
 
 /// An election rule, linked and ready for any number of calls.
 #[derive(Clone)]
 pub(crate) struct Rule(ElectionPolicyPre<Call>);
 
 impl Rule {
-    /// Links `component`. Fails when it imports what `linker` does not hold.
-    pub(crate) fn link(linker: &Linker<Call>, component: &Component) -> wasmtime::Result<Linked> {
-        let pre = linker.instantiate_pre(component)?;
-        Ok(ElectionPolicyPre::new(pre).map(Rule))
+    /// Fails when the component exports no election.
+    pub(crate) fn new(linked: InstancePre<Call>) -> wasmtime::Result<Self> {
+        ElectionPolicyPre::new(linked).map(Rule)
     }
 
-    /// Asks the guest whether it can work with its settings, and what settings it takes.
-    pub(crate) async fn check(&self, mut store: Store<Call>) -> wasmtime::Result<Result<String, String>> {
-        let guest = self.instantiate(&mut store).await?;
-        let settings = guest.althing_policy_settings();
-        let checked = settings.call_check(&mut store).await?;
-        let schema = settings.call_schema(&mut store).await?;
-        Ok(checked.map(|()| schema))
+    /// Fails when what the component exports is of other types than the world's.
+    pub(crate) fn check_types(store: &mut Store<Call>, instance: &Instance) -> wasmtime::Result<()> {
+        ElectionPolicy::new(store, instance).map(drop)
     }
 
     /// Asks the guest who shall lead.
@@ -58,7 +36,7 @@ impl Rule {
         mut store: Store<Call>,
         view: &ElectionView,
     ) -> wasmtime::Result<Result<Verdict, String>> {
-        let guest = self.instantiate(&mut store).await?;
+        let guest = self.0.instantiate_async(&mut store).await?;
         let texts = texts(view);
         let mut texts = Texts(&texts);
         let attributes = texts.take(&view.attributes);
@@ -69,14 +47,7 @@ impl Rule {
         let answer = guest.althing_policy_election().call_elect(&mut store, shown).await?;
         Ok(answer.map(from_guest))
     }
-
-    async fn instantiate(&self, store: &mut Store<Call>) -> wasmtime::Result<ElectionPolicy> {
-        self.0.instantiate_async(store).await
-    }
 }
-
-/// A rule, or what its component does not export.
-pub(crate) type Linked = wasmtime::Result<Rule>;
 
 type Text<'a> = (&'a str, &'a str);
 type Attributes = BTreeMap<String, String>;
@@ -128,8 +99,7 @@ fn from_guest(verdict: wit::Verdict) -> Verdict {
         wit::Choice::Keep => Choice::Keep,
         wit::Choice::Vacate => Choice::Vacate,
     };
-    let mut reason = verdict.reason;
-    reason.truncate(reason.floor_char_boundary(limits::REASON_BYTES_MAX));
+    let reason = words::plain(&verdict.reason, limits::REASON_BYTES_MAX);
     let millis = |time: Duration| time.as_secs_f64() * 1000.0;
     let revisit_ms = verdict
         .revisit

@@ -329,7 +329,7 @@ impl Election {
             term: None,
             nonce: self.host.nonce(),
             since_ms: self.host.clock.wall_ms(),
-            epoch: base.epoch,
+            epoch: base.bound.epoch,
             handover: None,
             revoke: None,
         };
@@ -362,7 +362,7 @@ impl Election {
 
     async fn write_with(&self, seen: &Seen, record: GroupRecord, txn: Txn) -> Result<Revision, Outcome> {
         let guard = Guard::Unchanged(group_key(&self.name), seen.stamp);
-        match self.host.write_group(&self.name, guard, record, txn).await {
+        match self.host.write(&self.name, guard, record, txn).await {
             Ok(Applied::At(revision)) => {
                 self.host.settle(revision).await;
                 Ok(revision)
@@ -435,11 +435,11 @@ impl Host {
         tenure_ms: f64,
     ) -> Option<(Rule, ElectionView)> {
         let current = self.mirror.group(&seen.group.name)?;
-        let epoch = current.record.as_ref()?.0.epoch;
-        if epoch != seen.record.epoch {
+        let epoch = current.record.as_ref()?.0.bound.epoch;
+        if epoch != seen.record.bound.epoch {
             return None;
         }
-        let rule = self.shelf.rule(&seen.record)?;
+        let rule = self.shelf.rule(&seen.record.bound)?;
         Some((rule, election_view(&seen.group, self.clock.wall_ms(), tenure_ms, passed)))
     }
 }
@@ -453,7 +453,7 @@ impl Runtime {
         let _deciding = chair.gate.read().await;
         let image = host.mirror.group(group).ok_or_else(|| crate::apply::no_group(group))?;
         let (record, _) = image.record.as_ref().ok_or_else(|| crate::apply::no_group(group))?;
-        let rule = host.shelf.rule(record).ok_or_else(|| {
+        let rule = host.shelf.rule(&record.bound).ok_or_else(|| {
             althing_core::Error::new(
                 althing_core::Kind::Unavailable,
                 "rehearse",

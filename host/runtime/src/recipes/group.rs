@@ -22,7 +22,7 @@ pub struct GroupStream {
 }
 
 impl GroupStream {
-    /// Waits for the next event; `None` once the group is deleted. Cancel-safe.
+    /// Waits for the next event; `None` once the group is deleted or the host ended. Cancel-safe.
     pub async fn next(&mut self) -> Option<Event> {
         if let Some(group) = self.first.take() {
             return Some(Event::Snapshot { group });
@@ -30,7 +30,11 @@ impl GroupStream {
         if self.over {
             return None;
         }
-        match self.events.recv().await {
+        let event = tokio::select! {
+            event = self.events.recv() => event,
+            () = self.host.ended.cancelled() => return None,
+        };
+        match event {
             Ok(event) => {
                 self.over = matches!(*event, Event::Deleted { .. });
                 Some(Arc::unwrap_or_clone(event))
@@ -100,7 +104,7 @@ impl Host {
             .advise("Delete groups that nobody uses, or use another namespace"));
         }
         let record = GroupRecord::new(self.nonce());
-        self.write_group(name, Guard::Absent(group_key(name)), record, Txn::new()).await
+        self.write(name, Guard::Absent(group_key(name)), record, Txn::new()).await
     }
 
     /// Marks the group as closing, so that nobody joins any more; then either deletes it or takes the mark back.
@@ -123,7 +127,7 @@ impl Host {
     }
 
     async fn mark_closing(&self, name: &str, closing: bool) -> Result<()> {
-        self.change_group(name, |read| {
+        self.change::<GroupRecord>(name, |read| {
             Ok((read.record.closing != closing).then(|| GroupRecord { closing, ..read.record.clone() }))
         })
         .await

@@ -44,7 +44,7 @@ impl Election {
         }
         match handover.phase {
             HandoverPhase::Accepted => Next::Woken,
-            HandoverPhase::Nominated if self.host.shelf.rule(&seen.record).is_none() => Next::Woken,
+            HandoverPhase::Nominated if self.host.shelf.rule(&seen.record.bound).is_none() => Next::Woken,
             HandoverPhase::Nominated => self.advance(seen, leader, handover, HandoverPhase::Accepted).await,
             HandoverPhase::Offered => match self.claim(seen, nominee, seen.record.clone()).await {
                 Ok(_) => Next::Woken,
@@ -105,7 +105,11 @@ impl Election {
     /// Tells whether a nomination would meet a host that has not loaded the bound rule, and could not accept.
     fn is_not_ready(&self, seen: &Seen, nominee: &Member) -> bool {
         !self.is_own(seen, nominee)
-            && self.host.mirror.is_behind(&nominee.record.host, &self.name, seen.record.epoch)
+            && self.host.mirror.is_behind(
+                &nominee.record.host,
+                crate::layout::Seat::Group(&self.name),
+                seen.record.bound.epoch,
+            )
     }
 
     fn unchanged(&self, decided: Decided) -> Next {
@@ -255,7 +259,7 @@ impl Runtime {
         let host = &self.0;
         let image = host.mirror.group(group).ok_or_else(|| no_group(group))?;
         let Some(term) = image.leading().map(|leader| leader.term) else { return Ok(StoodDown::Vacant) };
-        host.change_group(group, |read| {
+        host.change::<GroupRecord>(group, |read| {
             let still = read.record.leader.as_ref().filter(|leader| leader.token() == term);
             let revoke = Revoke { by: by.to_string(), at_ms: host.clock.wall_ms() };
             Ok(still.map(|leader| {

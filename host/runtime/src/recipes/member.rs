@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use althing_core::info::{JoinAsk, Joined, SessionEvent};
-use althing_core::{Error, Guard, Kind, Record, Result, SessionId, Txn, limits};
+use althing_core::{Effect, Error, Guard, Kind, Record, Result, SessionId, Txn, limits};
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::apply::{Applied, Read, contended, no_group};
@@ -16,35 +17,68 @@ impl Runtime {
     /// Joins a group. The member stays until it leaves or its session ends; then its record goes.
     ///
     /// Fails with `Exists` while another stay of that id is live, unless that stay is this session's own, a ghost of this
-    /// host's former run, or one whose resume key is presented: those are superseded.
+    /// host's former run, or one whose resume key is presented: those are superseded. A call that is dropped is done to
+    /// its end; one that fails leaves no member behind.
     pub async fn join(&self, key: &SessionKey, group: &str, ask: JoinAsk) -> Result<Joined> {
         admit::name("group", group)?;
         admit::name("member", &ask.id)?;
         admit::metadata(&ask.metadata)?;
         self.0.sessions.room(key)?;
-        self.0.join(&key.id, group, ask).await
+        let (host, session, group) = (self.0.clone(), key.id.clone(), group.to_owned());
+        self.0.to_its_end("join", async move { host.join(&session, &group, ask).await }).await
     }
 
-    /// Leaves a group; a leader resigns first. Leaving what was left succeeds.
+    /// Leaves a group; a leader resigns first. Leaving what was left succeeds. Where this fails, the host goes on until
+    /// the member has left.
     pub async fn leave(&self, key: &SessionKey, group: &str, id: &str) -> Result<()> {
         self.0.sessions.check(key)?;
         let Some(member) = self.0.sessions.placed(&key.id, group, id) else { return Ok(()) };
         let placed = Placed { session: key.id.clone(), group: group.to_owned(), member };
-        self.0.leave(&placed).await
+        let (host, anchor) = (self.0.clone(), self.0.anchor.state().session);
+        let leaving = async move {
+            let left = host.leave(&placed).await;
+            if left.is_err() {
+                host.spawn(host.clone().leave_all(vec![placed], anchor));
+            }
+            left
+        };
+        self.0.to_its_end("leave", leaving).await
     }
 }
 
 impl Host {
-    pub(crate) async fn join(&self, session: &str, group: &str, ask: JoinAsk) -> Result<Joined> {
+    /// Does work that must not stop midway when whoever waits for it goes away.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let (told, answer) = oneshot::channel();
+        self.spawn(async move { drop(told.send(work.await)) });
+        answer.await.unwrap_or_else(|_| {
+            Err(Error::new(Kind::Closed, operation, "the host ends").with_unknown_effect())
+        })
+    }
+
+    async fn join(self: &Arc<Self>, session: &str, group: &str, ask: JoinAsk) -> Result<Joined> {
         let resume = format!("{:032x}", self.chance.bits());
         let incarnation = self.nonce();
         let member = LocalMember { incarnation, ask, resume };
-        let record = self.write_member(session, group, &member).await?;
-        let joined = Joined { member: member_info(&record)?, resume: member.resume.clone() };
         let placed = Placed { session: session.to_owned(), group: group.to_owned(), member: member.clone() };
+        let anchor = self.anchor.state().session;
+        let record = match self.write_member(session, group, &member).await {
+            Ok(record) => record,
+            Err(error) => {
+                if error.effect() == Effect::Unknown {
+                    self.spawn(self.clone().take_back(placed, anchor));
+                }
+                return Err(error);
+            }
+        };
+        let joined = Joined { member: member_info(&record)?, resume: member.resume.clone() };
         if let Err(error) = self.sessions.place(session, group, member) {
             // The session ended while the member joined: nothing of it may stay behind.
-            self.leave(&placed).await?;
+            self.clone().leave_all(vec![placed], anchor).await;
             return Err(error);
         }
         self.settle(record.stamp.modified).await;
@@ -55,7 +89,7 @@ impl Host {
     /// Writes the member's record, made anew from fresh reads as long as others write first.
     async fn write_member(&self, session: &str, group: &str, member: &LocalMember) -> Result<Record> {
         for round in 0..limits::CONFLICT_TRIES {
-            let anchor = self.anchor.held().ok_or_else(|| no_lease("join"))?;
+            let anchor = self.held("join")?;
             let Some(read) = self.group_to_join(group, &member.ask, round == 0).await? else { continue };
             let key = member_key(group, &member.ask.id);
             let former = self.driver.get(&key).await?;
@@ -71,7 +105,8 @@ impl Host {
             let landed =
                 async || Ok(self.find_member(group, member).await?.map(|found| found.stamp.modified));
             if let Applied::At(_) = self.commit_known(txn, landed).await? {
-                return self.find_member(group, member).await?.ok_or_else(|| no_lease("join"));
+                let found = self.find_member(group, member).await.map_err(Error::with_unknown_effect)?;
+                return found.ok_or_else(|| no_lease("join"));
             }
         }
         Err(contended(group))
@@ -187,6 +222,23 @@ impl Host {
         }))
     }
 
+    /// Sees to it that a join of unknown fate leaves nothing behind. It was guarded by the group's record: once that is
+    /// written anew, it has landed, and is left again, or it never will.
+    async fn take_back(self: Arc<Self>, placed: Placed, anchor: Option<SessionId>) {
+        let mut pause = limits::RETRY_PAUSE;
+        let anew = |read: &Read| Ok(Some(read.record.clone()));
+        while let Err(error) = self.change::<GroupRecord>(&placed.group, anew).await {
+            // What would be owned by a session that has ended cannot land.
+            if self.anchor.state().session != anchor || error.kind() == Kind::NotFound {
+                return;
+            }
+            warn!(group = placed.group, member = placed.member.ask.id, %error, "cannot take back a join yet");
+            self.clock.sleep(pause).await;
+            pause = (pause * 2).min(limits::CALL_DEADLINE);
+        }
+        self.leave_all(vec![placed], anchor).await;
+    }
+
     /// Sees to it that members leave, however long the backend stays away: unless the host's session has
     /// ended, which removes them as well.
     pub(crate) async fn leave_all(self: Arc<Self>, members: Vec<Placed>, anchor: Option<SessionId>) {
@@ -219,7 +271,7 @@ impl Host {
     }
 
     /// Joins one member again. Returns whether that is settled: it joined, or it cannot.
-    async fn rejoin(&self, placed: &Placed) -> bool {
+    async fn rejoin(self: &Arc<Self>, placed: &Placed) -> bool {
         let (group, member) = (placed.group.clone(), placed.member.ask.id.clone());
         let ask = JoinAsk { resume: Some(placed.member.resume.clone()), ..placed.member.ask.clone() };
         let event = match self.join(&placed.session, &group, ask).await {

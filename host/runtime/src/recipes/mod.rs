@@ -1,5 +1,7 @@
 //! What services use, written once against the driver trait.
 
+pub(crate) mod behaviour;
+pub(crate) mod binding;
 pub(crate) mod election;
 pub(crate) mod group;
 pub(crate) mod handover;

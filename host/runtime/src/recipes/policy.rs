@@ -1,12 +1,10 @@
-//! Policies: push, list, activate, roll back. An upload is a job; an activation is one guarded write.
+//! Policies: push, list, show. An upload is a job.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use althing_core::info::{
-    BindingInfo, Decision, ErrorInfo, GroupInfo, JobInfo, Phase, PolicyInfo, PolicyVersion,
-};
+use althing_core::info::{Decision, ErrorInfo, JobInfo, Phase, PolicyInfo, PolicyVersion};
 use althing_core::{Digest, Effect, Error, Guard, Kind, Principal, Record, Result, Txn, limits};
 use althing_engine::Bundle;
 use bytes::Bytes;
@@ -15,7 +13,7 @@ use tracing::info;
 
 use crate::apply::no_group;
 use crate::layout::{
-    GroupRecord, LAYOUT, PolicyRecord, chunk_key, chunks_prefix, decode, encode, policies_prefix, policy_key,
+    LAYOUT, PolicyRecord, Seat, chunk_key, chunks_prefix, decode, encode, policies_prefix, policy_key,
 };
 use crate::{Host, Runtime, admit};
 
@@ -114,97 +112,10 @@ impl Runtime {
         self.0.policy_info(&record)?.ok_or_else(|| no_policy(name))
     }
 
-    /// Binds a policy to a group, on every host at once: from the moment this returns, no decision is made here
-    /// by what was bound before, and on no host does one made by it take effect. Without a digest, the newest
-    /// version pushed is bound.
-    pub async fn activate(
-        &self,
-        by: &Principal,
-        group: &str,
-        policy: &str,
-        digest: Option<Digest>,
-    ) -> Result<GroupInfo> {
-        let version = self.version(policy, digest).await?;
-        let loaded = self.0.ensure_policy(version.digest).await?;
-        let binding = BindingInfo {
-            policy: policy.to_owned(),
-            version: version.version,
-            digest: version.digest,
-            settings_digest: loaded.settings_digest(),
-            bound_by: by.to_string(),
-            bound_ms: self.0.clock.wall_ms(),
-        };
-        self.bind(group, |record| {
-            let mut former = record.former.clone();
-            former.push(record.binding.clone());
-            let surplus = former.len().saturating_sub(limits::BINDINGS_KEPT_MAX);
-            former.drain(..surplus);
-            Ok((Some(binding.clone()), former))
-        })
-        .await
-    }
-
-    /// Binds again what was bound before. Fails with `NotFound` when nothing was.
-    pub async fn rollback(&self, _by: &Principal, group: &str) -> Result<GroupInfo> {
-        self.bind(group, |record| {
-            let mut former = record.former.clone();
-            let binding = former.pop().ok_or_else(|| {
-                Error::new(Kind::NotFound, "rollback", "nothing was bound to the group before")
-                    .with("group", group)
-                    .advise("`althing group show` tells what is bound")
-            })?;
-            Ok((binding, former))
-        })
-        .await
-    }
-
     /// Returns the last decisions that this host made for a group, newest first.
     pub fn decisions(&self, group: &str, limit: usize) -> Result<Vec<Decision>> {
         self.0.mirror.group(group).ok_or_else(|| no_group(group))?;
         Ok(self.0.audit.last(group, limit))
-    }
-
-    async fn version(&self, policy: &str, digest: Option<Digest>) -> Result<PolicyVersion> {
-        let info = self.policy(policy).await?;
-        let wanted = |version: &PolicyVersion| digest.is_none_or(|digest| version.digest == digest);
-        info.versions.into_iter().find(wanted).ok_or_else(|| {
-            let digest = digest.map_or_else(String::new, |digest| digest.to_string());
-            Error::new(Kind::NotFound, "activate", "the policy has no version of that digest")
-                .with("policy", policy)
-                .with("digest", digest)
-                .advise("`althing policy show` lists its versions")
-        })
-    }
-
-    async fn bind(
-        &self,
-        group: &str,
-        mut next: impl FnMut(&GroupRecord) -> Result<(Option<BindingInfo>, Vec<Option<BindingInfo>>)>,
-    ) -> Result<GroupInfo> {
-        let host = &self.0;
-        let mut bound = None;
-        host.change_group(group, |read| {
-            let (binding, former) = next(&read.record)?;
-            bound = binding.as_ref().map(|binding| binding.digest);
-            let epoch = read.record.epoch + 1;
-            Ok(Some(GroupRecord { epoch, binding, former, ..read.record.clone() }))
-        })
-        .await?;
-        if let Some(digest) = bound {
-            host.ensure_policy(digest).await?;
-        }
-        host.elections.pass_gate(group).await;
-        host.elections.wake(group);
-        host.following.again();
-        metrics::counter!("althing_swaps_total").increment(1);
-        let epoch = host.mirror.info(group).ok_or_else(|| no_group(group))?.epoch;
-        tokio::select! {
-            () = host.mirror.followed(&host.identity.id, group, epoch) => {}
-            () = host.clock.sleep(limits::CALL_DEADLINE) => {}
-        }
-        let info = host.mirror.info(group).ok_or_else(|| no_group(group))?;
-        info!(group, epoch = info.epoch, digest = ?bound, "bound");
-        Ok(info)
     }
 }
 
@@ -324,12 +235,17 @@ impl Host {
             return Ok(None);
         };
         let policy: PolicyRecord = decode(record)?;
-        let bound = |group: &Arc<crate::mirror::Group>| {
-            let binding = group.record.as_ref()?.0.binding.as_ref()?;
-            (binding.policy == name).then(|| group.name.clone())
-        };
-        let groups = self.mirror.groups().iter().filter_map(bound).collect();
-        Ok(Some(PolicyInfo { name, versions: policy.versions, groups }))
+        let (mut groups, mut behaviours) = (Vec::new(), Vec::new());
+        self.mirror.each_bound(|seat, bound| {
+            let here = bound.binding.as_ref().is_some_and(|binding| binding.policy == name);
+            match seat {
+                Seat::Group(group) if here => groups.push(group.to_owned()),
+                Seat::Behaviour(behaviour) if here => behaviours.push(behaviour.to_owned()),
+                _ => {}
+            }
+        });
+        groups.sort_unstable();
+        Ok(Some(PolicyInfo { name, versions: policy.versions, groups, behaviours }))
     }
 }
 

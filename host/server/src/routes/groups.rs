@@ -1,16 +1,14 @@
 //! `/v1/groups`: groups, their members, leaders, policies and decisions.
 
 use althing_client::wire::{ActivationAsk, DecisionsQuery, GroupAsk};
-use althing_core::info::{Decision, GroupInfo, GroupSummary, JoinAsk, Joined, LeaderInfo, StoodDown};
+use althing_core::info::{Decision, Event, GroupInfo, GroupSummary, JoinAsk, Joined, LeaderInfo, StoodDown};
 use althing_core::{Error, Kind, limits};
 use axum::extract::State as Shared;
-use axum::http::StatusCode;
-use axum::response::Response;
 use axum::{Extension, Json};
 
 use super::{By, State};
-use crate::answer::{Answer, Asked, Body, Names, Session};
-use crate::stream;
+use crate::answer::{Answer, Asked, Body, Empty, Names, Session, Told};
+use crate::stream::{self, Events};
 
 pub(super) async fn list(Shared(state): Shared<State>) -> Answer<Json<Vec<GroupSummary>>> {
     Ok(Json(state.runtime.groups()?))
@@ -20,10 +18,10 @@ pub(super) async fn create(
     Shared(state): Shared<State>,
     Extension(by): By,
     Body(ask): Body<GroupAsk>,
-) -> Answer<StatusCode> {
+) -> Answer<Empty<201>> {
     nameable("group", &ask.name)?;
     state.runtime.create_group(&by, &ask.name).await?;
-    Ok(StatusCode::CREATED)
+    Ok(Empty)
 }
 
 pub(super) async fn show(
@@ -37,12 +35,15 @@ pub(super) async fn delete(
     Shared(state): Shared<State>,
     Extension(by): By,
     Names(group): Names<String>,
-) -> Answer<StatusCode> {
+) -> Answer<Empty<204>> {
     state.runtime.delete_group(&by, &group).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Empty)
 }
 
-pub(super) async fn events(Shared(state): Shared<State>, Names(group): Names<String>) -> Answer<Response> {
+pub(super) async fn events(
+    Shared(state): Shared<State>,
+    Names(group): Names<String>,
+) -> Answer<Events<Event>> {
     Ok(stream::events(state.runtime.watch_group(&group)?, state.ending))
 }
 
@@ -51,18 +52,18 @@ pub(super) async fn join(
     Names(group): Names<String>,
     Session(session): Session,
     Body(ask): Body<JoinAsk>,
-) -> Answer<(StatusCode, Json<Joined>)> {
+) -> Answer<Told<201, Joined>> {
     nameable("member", &ask.id)?;
-    Ok((StatusCode::CREATED, Json(state.runtime.join(&session, &group, ask).await?)))
+    Ok(Told(state.runtime.join(&session, &group, ask).await?))
 }
 
 pub(super) async fn leave(
     Shared(state): Shared<State>,
     Names((group, id)): Names<(String, String)>,
     Session(session): Session,
-) -> Answer<StatusCode> {
+) -> Answer<Empty<204>> {
     state.runtime.leave(&session, &group, &id).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Empty)
 }
 
 pub(super) async fn leader(

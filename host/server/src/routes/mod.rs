@@ -1,5 +1,6 @@
 //! The table of routes.
 
+mod behaviours;
 mod groups;
 mod host;
 mod policies;
@@ -10,15 +11,18 @@ use std::fmt;
 use althing_client::wire::BASE;
 use althing_core::{Error, Kind, Principal};
 use althing_runtime::Runtime;
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State as Shared};
+use axum::handler::Handler;
+use axum::http::Method;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
-use axum::routing::{MethodRouter, delete, get, post, put};
+use axum::routing::{MethodFilter, MethodRouter, on};
 use axum::{Extension, Router};
 use tokio_util::sync::CancellationToken;
 
 use crate::MetricsPage;
 use crate::answer::Failure;
+use crate::openapi::{Described, Operation, Reads};
 
 /// What every route can reach.
 #[derive(Clone)]
@@ -38,43 +42,96 @@ impl fmt::Debug for State {
 /// Who makes the request, as `admit` established.
 type By = Extension<Principal>;
 
-/// Every route below [`BASE`], with what answers it.
-fn table() -> Vec<(&'static str, MethodRouter<State>)> {
+impl Reads for By {
+    fn tell(_: &mut Operation<'_>) {}
+}
+
+impl Reads for Shared<State> {
+    fn tell(_: &mut Operation<'_>) {}
+}
+
+/// A row of the table: a method of a path, the function that answers it, and what the document says of it.
+pub(crate) struct Route {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    /// Its name for whoever makes a client of the document: module and name of the function.
+    pub(crate) id: String,
+    pub(crate) summary: &'static str,
+    pub(crate) describe: fn(&mut Operation<'_>),
+    answer: MethodRouter<State>,
+}
+
+/// Makes a row. Below [`BASE`], unless the path is one of the few outside.
+fn route<F, Read, Types>(method: Method, path: &str, function: F, summary: &'static str) -> Route
+where
+    F: Handler<Read, State> + Described<Types>,
+    Read: 'static,
+{
+    let base = if OUTSIDE.contains(&path) { "" } else { BASE };
+    let filter = MethodFilter::try_from(method.clone()).unwrap_or(MethodFilter::GET);
+    let name: Vec<_> = std::any::type_name::<F>().rsplit("::").take(2).collect();
+    Route {
+        method,
+        path: format!("{base}{path}"),
+        id: format!("{}_{}", name.last().unwrap_or(&""), name.first().unwrap_or(&"")),
+        summary,
+        describe: F::describe,
+        answer: on(filter, function),
+    }
+}
+
+/// What monitors ask is found where they expect it.
+const OUTSIDE: &[&str] = &["/healthz", "/metrics"];
+
+/// Every route. A function can only stand here if its types tell the document what it reads and answers.
+fn table() -> Vec<Route> {
+    use Method as M;
     vec![
-        ("/host", get(host::show)),
-        ("/drivers", get(host::drivers)),
-        ("/sessions", post(sessions::open)),
-        ("/sessions/{id}", delete(sessions::end)),
-        ("/sessions/{id}/renew", post(sessions::renew)),
-        ("/sessions/{id}/events", get(sessions::events)),
-        ("/sessions/{id}/stopped", post(sessions::stopped)),
-        ("/groups", get(groups::list).post(groups::create)),
-        ("/groups/{group}", get(groups::show).delete(groups::delete)),
-        ("/groups/{group}/events", get(groups::events)),
-        ("/groups/{group}/members", post(groups::join)),
-        ("/groups/{group}/members/{id}", delete(groups::leave)),
-        ("/groups/{group}/leader", get(groups::leader)),
-        ("/groups/{group}/stand-down", post(groups::stand_down)),
-        ("/groups/{group}/policy", put(groups::activate)),
-        ("/groups/{group}/rollback", post(groups::rollback)),
-        ("/groups/{group}/decisions", get(groups::decisions)),
-        ("/policies", get(policies::list).post(policies::push)),
-        ("/policies/{name}", get(policies::show)),
-        ("/jobs/{id}", get(policies::job)),
+        route(M::GET, "/healthz", host::health, "Tell whether this host is well"),
+        route(M::GET, "/metrics", host::metrics, "Show the metrics, in the text format of Prometheus"),
+        route(M::GET, "/openapi.json", host::openapi, "Show this document"),
+        route(M::GET, "/host", host::show, "Show this host"),
+        route(M::GET, "/drivers", host::drivers, "Show what the backends of this host promise"),
+        route(M::POST, "/sessions", sessions::open, "Open a session"),
+        route(M::DELETE, "/sessions/{session}", sessions::end, "End a session; its members leave"),
+        route(M::POST, "/sessions/{session}/renew", sessions::renew, "Renew a session"),
+        route(M::GET, "/sessions/{session}/events", sessions::events, "Follow a session"),
+        route(M::POST, "/sessions/{session}/stopped", sessions::stopped, "Confirm that a leader stopped"),
+        route(M::GET, "/groups", groups::list, "List the groups"),
+        route(M::POST, "/groups", groups::create, "Create a group"),
+        route(M::GET, "/groups/{group}", groups::show, "Show a group"),
+        route(M::DELETE, "/groups/{group}", groups::delete, "Delete a group that has no members"),
+        route(M::GET, "/groups/{group}/events", groups::events, "Follow a group"),
+        route(M::POST, "/groups/{group}/members", groups::join, "Join a group"),
+        route(M::DELETE, "/groups/{group}/members/{member}", groups::leave, "Leave a group"),
+        route(M::GET, "/groups/{group}/leader", groups::leader, "Show who leads a group"),
+        route(M::POST, "/groups/{group}/stand-down", groups::stand_down, "Ask the leader to stand down"),
+        route(M::PUT, "/groups/{group}/policy", groups::activate, "Let a policy decide in a group"),
+        route(M::POST, "/groups/{group}/rollback", groups::rollback, "Let the former policy decide again"),
+        route(M::GET, "/groups/{group}/decisions", groups::decisions, "Show the last decisions of this host"),
+        route(M::GET, "/behaviours", behaviours::list, "List the behaviours"),
+        route(M::GET, "/behaviours/{behaviour}", behaviours::show, "Show a behaviour and its last calls"),
+        route(M::POST, "/behaviours/{behaviour}", behaviours::call, "Call a behaviour"),
+        route(M::DELETE, "/behaviours/{behaviour}", behaviours::remove, "Remove a behaviour"),
+        route(M::PUT, "/behaviours/{behaviour}/policy", behaviours::activate, "Let a policy answer"),
+        route(M::POST, "/behaviours/{behaviour}/rollback", behaviours::rollback, "Let the former one answer"),
+        route(M::GET, "/policies", policies::list, "List the policies that were pushed"),
+        route(M::POST, "/policies", policies::push, "Upload a packed bundle; a job says how far it has come"),
+        route(M::GET, "/policies/{policy}", policies::show, "Show a policy and its versions"),
+        route(M::GET, "/jobs/{job}", policies::job, "Show how far an upload has come"),
     ]
 }
 
 /// Makes the router of all routes.
 pub(crate) fn router(state: State) -> Router {
-    let mut router = Router::new().route("/healthz", get(host::health)).route("/metrics", get(host::metrics));
-    let mut known = vec!["/healthz".to_owned(), "/metrics".to_owned()];
-    for (path, methods) in table() {
-        let path = format!("{BASE}{path}");
-        router = router.route(&path, methods);
-        known.push(path);
-    }
+    let table = table();
+    let mut known: Vec<_> = table.iter().map(|route| route.path.clone()).collect();
+    known.dedup();
     let known = known.join(" ");
-    router
+    let each = |router: Router<State>, route: Route| router.route(&route.path, route.answer);
+    table
+        .into_iter()
+        .fold(Router::new(), each)
         .route_layer(from_fn(count))
         .fallback(move |request: Request| async move { unknown(&request, &known) })
         .method_not_allowed_fallback(|request: Request| async move { unfit(&request) })

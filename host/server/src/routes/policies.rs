@@ -6,18 +6,17 @@ use althing_client::wire::JobQuery;
 use althing_core::info::{JobInfo, PolicyInfo};
 use althing_core::limits;
 use axum::extract::State as Shared;
-use axum::http::StatusCode;
 use axum::{Extension, Json};
 
 use super::{By, State};
-use crate::answer::{Answer, Asked, Names, Packed};
+use crate::answer::{Answer, Asked, Names, Packed, Told};
 
 pub(super) async fn push(
     Shared(state): Shared<State>,
     Extension(by): By,
     Packed(bundle): Packed,
-) -> Answer<(StatusCode, Json<JobInfo>)> {
-    Ok((StatusCode::ACCEPTED, Json(state.runtime.push(&by, bundle)?)))
+) -> Answer<Told<202, JobInfo>> {
+    Ok(Told(state.runtime.push(&by, bundle)?))
 }
 
 pub(super) async fn job(

@@ -1,22 +1,20 @@
 //! `/v1/sessions`: the sessions of clients.
 
 use althing_client::wire::StoppedAsk;
-use althing_core::info::{Renewal, SessionAsk, SessionGrant};
+use althing_core::info::{Renewal, SessionAsk, SessionEvent, SessionGrant};
 use axum::extract::State as Shared;
-use axum::http::StatusCode;
-use axum::response::Response;
 use axum::{Extension, Json};
 
 use super::{By, State};
-use crate::answer::{Answer, Body, Names, Session};
-use crate::stream;
+use crate::answer::{Answer, Body, Empty, Names, Session, Told};
+use crate::stream::{self, Events};
 
 pub(super) async fn open(
     Shared(state): Shared<State>,
     Extension(by): By,
     Body(ask): Body<SessionAsk>,
-) -> Answer<(StatusCode, Json<SessionGrant>)> {
-    Ok((StatusCode::CREATED, Json(state.runtime.open_session(&by, ask, true)?)))
+) -> Answer<Told<201, SessionGrant>> {
+    Ok(Told(state.runtime.open_session(&by, ask, true)?))
 }
 
 pub(super) async fn renew(
@@ -31,16 +29,16 @@ pub(super) async fn end(
     Shared(state): Shared<State>,
     Names(id): Names<String>,
     session: Session,
-) -> Answer<StatusCode> {
+) -> Answer<Empty<204>> {
     state.runtime.end_session(&session.named(&id)?).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Empty)
 }
 
 pub(super) async fn events(
     Shared(state): Shared<State>,
     Names(id): Names<String>,
     session: Session,
-) -> Answer<Response> {
+) -> Answer<Events<SessionEvent>> {
     let events = state.runtime.session_events(&session.named(&id)?)?;
     Ok(stream::events(events, state.ending))
 }
@@ -50,7 +48,7 @@ pub(super) async fn stopped(
     Names(id): Names<String>,
     session: Session,
     Body(ask): Body<StoppedAsk>,
-) -> Answer<StatusCode> {
+) -> Answer<Empty<204>> {
     state.runtime.confirm_stopped(&session.named(&id)?, &ask.group, ask.term)?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Empty)
 }

@@ -1,0 +1,71 @@
+//! `/v1/behaviours`: behaviours, their policies, and calls of them.
+
+use std::time::Duration;
+
+use althing_client::wire::{ActivationAsk, CallQuery};
+use althing_core::info::{BehaviourAsk, BehaviourInfo, BehaviourSummary};
+use althing_core::{Error, Kind};
+use axum::extract::State as Shared;
+use axum::{Extension, Json};
+
+use super::{By, State};
+use crate::answer::{Answer, Asked, Body, Empty, Names, Reply, Sent, Session};
+
+pub(super) async fn list(Shared(state): Shared<State>) -> Answer<Json<Vec<BehaviourSummary>>> {
+    Ok(Json(state.runtime.behaviours()?))
+}
+
+pub(super) async fn show(
+    Shared(state): Shared<State>,
+    Names(behaviour): Names<String>,
+) -> Answer<Json<BehaviourInfo>> {
+    Ok(Json(state.runtime.behaviour(&behaviour)?))
+}
+
+/// When the client goes away, this is dropped and the behaviour clears away what it wrote for the waiting.
+pub(super) async fn call(
+    Shared(state): Shared<State>,
+    Names(behaviour): Names<String>,
+    Asked(query): Asked<CallQuery>,
+    Session(session): Session,
+    Sent { bytes, is_json }: Sent,
+) -> Answer<Reply> {
+    let timeout = query.timeout_ms.map(Duration::from_millis);
+    let ask = BehaviourAsk { operation: query.operation, body: bytes, timeout };
+    tokio::select! {
+        answer = state.runtime.call_behaviour(&session, &behaviour, ask) => {
+            Ok(Reply { bytes: answer?, is_json })
+        }
+        () = state.ending.cancelled() => {
+            let error = Error::new(Kind::Closed, "call behaviour", "the host ends").with_unknown_effect();
+            Err(error.advise("Open a session on another host and ask there").into())
+        }
+    }
+}
+
+pub(super) async fn remove(
+    Shared(state): Shared<State>,
+    Extension(by): By,
+    Names(behaviour): Names<String>,
+) -> Answer<Empty<204>> {
+    state.runtime.remove_behaviour(&by, &behaviour).await?;
+    Ok(Empty)
+}
+
+pub(super) async fn activate(
+    Shared(state): Shared<State>,
+    Extension(by): By,
+    Names(behaviour): Names<String>,
+    Body(ask): Body<ActivationAsk>,
+) -> Answer<Json<BehaviourInfo>> {
+    let info = state.runtime.activate_behaviour(&by, &behaviour, &ask.policy, ask.digest).await?;
+    Ok(Json(info))
+}
+
+pub(super) async fn rollback(
+    Shared(state): Shared<State>,
+    Extension(by): By,
+    Names(behaviour): Names<String>,
+) -> Answer<Json<BehaviourInfo>> {
+    Ok(Json(state.runtime.rollback_behaviour(&by, &behaviour).await?))
+}

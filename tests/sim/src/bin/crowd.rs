@@ -1,0 +1,64 @@
+//! Lets a crowd call the shipped behaviours on three hosts. `cargo xtask behaviours` builds what this needs and runs it.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this speaks to the person who typed it")]
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use althing_sim::crowd::{self, LIMIT, Told};
+use althing_sim::{BACKENDS, Backend};
+
+const CALLERS: usize = 32;
+const USAGE: &str = "crowd [--seconds N] [--backend memory|redis|zookeeper]";
+
+struct Args {
+    seconds: u64,
+    backend: String,
+}
+
+impl Args {
+    fn parse(mut words: impl Iterator<Item = String>) -> Option<Args> {
+        let mut args = Args { seconds: 60, backend: "memory".into() };
+        while let Some(word) = words.next() {
+            let value = words.next()?;
+            match word.as_str() {
+                "--seconds" => args.seconds = value.parse().ok()?,
+                "--backend" if BACKENDS.contains(&value.as_str()) => args.backend = value,
+                _ => return None,
+            }
+        }
+        Some(args)
+    }
+}
+
+async fn run(args: &Args) -> Option<Told> {
+    let backend = Backend::start(&args.backend).await?;
+    let fleet = crowd::fleet(&backend).await;
+    println!("{CALLERS} callers on 3 hosts on {}, for {} s …", args.backend, args.seconds);
+    Some(crowd::gather(&fleet, CALLERS, Duration::from_secs(args.seconds)).await)
+}
+
+fn tell(told: &Told) {
+    println!("calls                        {}", told.calls);
+    println!("permits given                {}", told.acquired);
+    println!("barrier tripped              {} times, {} heard so", told.trips, told.tripped);
+    println!("callers killed               {}, and one host", told.killed);
+    println!("held at once, as believed    {} of {LIMIT}", told.believed_max);
+    println!("held at once, in the store   {} of {LIMIT}", told.stored_max);
+    println!("left behind after one lease  {}", told.left_behind);
+    told.wrong.iter().for_each(|wrong| eprintln!("wrong: {wrong}"));
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Some(args) = Args::parse(std::env::args().skip(1)) else {
+        eprintln!("error: usage: {USAGE}");
+        return ExitCode::FAILURE;
+    };
+    let Some(told) = run(&args).await else {
+        eprintln!("error: {} is not installed", args.backend);
+        return ExitCode::FAILURE;
+    };
+    tell(&told);
+    if told.wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,119 @@
+//! Calls that fail, or that nobody waits for any more, and what they must not leave behind. Promises 6 and 7.
+//!
+//! Each of these was found by the histories of `tests/chaos`, or beside such a find, and failed before it was mended.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use althing_core::info::JoinAsk;
+use althing_core::layers::{Fault, Operation};
+use althing_core::{Effect, Key, Principal, Txn, Write};
+use althing_runtime::Runtime;
+use althing_sim::{Client, Fleet, eventually, quick};
+
+/// Long enough for a call to have begun, and shorter than the delay it suffers.
+const GIVE_UP: Duration = Duration::from_millis(50);
+const SLOW: Fault = Fault::Delay(Duration::from_millis(250));
+
+fn writes_member(txn: &Txn) -> bool {
+    let members = Key::path(["fleet", "member"]).below();
+    txn.writes.iter().any(
+        |write| matches!(write, Write::Put { key, .. } | Write::Delete(key) if key.starts_with(&members)),
+    )
+}
+
+fn members(runtime: &Runtime) -> Vec<String> {
+    runtime.group("web").unwrap().members.into_iter().map(|member| member.id).collect()
+}
+
+async fn join(client: &Client, id: &str) -> althing_core::Result<()> {
+    let ask = JoinAsk { id: id.into(), ..JoinAsk::default() };
+    client.runtime.join(&client.key, "web", ask).await.map(drop)
+}
+
+async fn one_host() -> (Fleet, Client) {
+    let fleet = Fleet::start(1, quick()).await;
+    fleet.create("web").await;
+    let client = fleet.hosts[0].session();
+    (fleet, client)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_join_nobody_waited_for_goes_with_its_session() {
+    let (fleet, client) = one_host().await;
+    fleet.hosts[0].faults.inject_on_commits(SLOW, writes_member);
+    assert!(tokio::time::timeout(GIVE_UP, join(&client, "a")).await.is_err(), "it was given up");
+    let runtime = &fleet.hosts[0].runtime;
+    eventually("it joins all the same", || members(runtime) == ["a"]).await;
+    client.end().await;
+    eventually("it is gone", || members(runtime).is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leave_that_nobody_waited_for_is_done_to_its_end() {
+    let (fleet, client) = one_host().await;
+    join(&client, "a").await.unwrap();
+    fleet.hosts[0].faults.inject(Operation::Get, SLOW);
+    fleet.hosts[0].faults.inject_on_commits(Fault::LoseRequest, writes_member);
+    let leave = client.runtime.leave(&client.key, "web", "a");
+    assert!(tokio::time::timeout(GIVE_UP, leave).await.is_err(), "it was given up");
+    fleet.hosts[0].faults.heal();
+    let runtime = &fleet.hosts[0].runtime;
+    eventually("it is gone", || members(runtime).is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leave_that_failed_is_done_when_the_backend_is_back() {
+    let (fleet, client) = one_host().await;
+    join(&client, "a").await.unwrap();
+    fleet.hosts[0].faults.inject(Operation::Commit, Fault::Refuse);
+    client.runtime.leave(&client.key, "web", "a").await.unwrap_err();
+    fleet.hosts[0].faults.heal();
+    // Leaving what was left succeeds, and must not be a lie.
+    client.leave("web", "a").await;
+    let runtime = &fleet.hosts[0].runtime;
+    eventually("it is gone", || members(runtime).is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_of_unknown_fate_is_taken_back_and_can_be_asked_for_again() {
+    let (fleet, client) = one_host().await;
+    let (runtime, faults) = (&fleet.hosts[0].runtime, &fleet.hosts[0].faults);
+    // It reads first; from then on nothing can be read any more.
+    faults.inject(Operation::Get, SLOW);
+    let joining = tokio::spawn({
+        let client = client.clone();
+        async move { join(&client, "a").await }
+    });
+    eventually("it has begun", || faults.met() > 0).await;
+    faults.heal();
+    faults.inject_on_commits(Fault::LoseReply, writes_member);
+    faults.inject(Operation::Get, Fault::Refuse);
+    let error = joining.await.unwrap().unwrap_err();
+    assert_eq!(error.effect(), Effect::Unknown, "{error}");
+    faults.heal();
+    eventually("it is gone", || members(runtime).is_empty()).await;
+    join(&client, "a").await.unwrap();
+    assert_eq!(members(runtime), ["a"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_cannot_be_read_back_is_not_called_refused() {
+    let (fleet, client) = one_host().await;
+    let create = || client.runtime.create_group(&Principal::Embedder, "new");
+    fleet.hosts[0].faults.inject(Operation::Commit, Fault::LoseReply);
+    fleet.hosts[0].faults.inject(Operation::Get, Fault::Refuse);
+    let error = create().await.unwrap_err();
+    assert_eq!(error.effect(), Effect::Unknown, "{error}");
+    fleet.hosts[0].faults.heal();
+    eventually("it was done", || client.runtime.group("new").is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_may_be_on_its_way_is_not_said_to_be_there() {
+    let (fleet, client) = one_host().await;
+    fleet.hosts[0].faults.inject(Operation::Commit, Fault::LoseRequest);
+    let error = client.runtime.create_group(&Principal::Embedder, "new").await.unwrap_err();
+    assert_eq!(error.effect(), Effect::Unknown, "{error}");
+}

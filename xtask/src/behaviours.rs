@@ -1,0 +1,33 @@
+//! `cargo xtask behaviours`: a crowd calls the shipped behaviours, and is killed; `tests/sim` says how.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::steps::{built, run};
+use crate::{guests, setup};
+
+/// For how long, and where.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Let them call for so many seconds.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+
+    /// Where the three hosts keep what the behaviours write.
+    #[arg(long, default_value = "memory", value_parser = ["memory", "redis", "zookeeper"])]
+    backend: String,
+}
+
+/// Builds what is needed and lets the crowd call. Fails where a promise was broken or something was left behind.
+pub(crate) fn crowd(root: &Path, args: &Args) -> Result<()> {
+    match args.backend.as_str() {
+        "redis" => setup::require_server("redis-server")?,
+        "zookeeper" => setup::require_server("zookeeper")?,
+        _ => {}
+    }
+    guests::build(root)?;
+    let mut crowd = Command::new(built(root, &["--package", "althing-sim", "--bin", "crowd"], "crowd")?);
+    run(crowd.args(["--backend", &args.backend, "--seconds", &args.seconds.to_string()]))
+}
