@@ -7,6 +7,7 @@
 
 mod behaviours;
 mod bench;
+mod chaos;
 mod demo;
 mod docs;
 mod guests;
@@ -35,6 +36,8 @@ enum Verb {
     Bench(bench::Args),
     /// Let a crowd call the shipped semaphore and barrier while callers and a host are killed.
     Behaviours(behaviours::Args),
+    /// Play faults on real processes and links, and check what everybody saw.
+    Chaos(chaos::Args),
     /// Write the completions and the manual pages of `althing`.
     Docs(docs::Args),
 }
@@ -48,6 +51,7 @@ impl Verb {
             Verb::Demo(args) => demo::show(root, &args),
             Verb::Bench(args) => bench::measure(root, &args),
             Verb::Behaviours(args) => behaviours::crowd(root, &args),
+            Verb::Chaos(args) => chaos::play(root, &args),
             Verb::Docs(args) => docs::write(root, &args),
         }
     }

@@ -1,0 +1,20 @@
+//! A rolling restart of the ensemble, under load: what an operator does on a working day.
+
+use anyhow::{Result, ensure};
+
+use crate::server::Server;
+use crate::stage::Stage;
+
+/// Restarts every server, the leader last. The leader of the group must be the same before and after; that nobody
+/// missed an event is for the checker to say.
+pub(super) async fn round(stage: &mut Stage) -> Result<()> {
+    let (_, before) = stage.leader().await?;
+    stage.fault("rolling restart of all servers");
+    if let Server::Ensemble(ensemble, _) = &mut stage.server {
+        ensemble.roll().await;
+    }
+    stage.heal().await?;
+    let (_, after) = stage.leader().await?;
+    ensure!(after.term == before.term, "the leader changed: {after:?} follows {before:?}");
+    Ok(())
+}
