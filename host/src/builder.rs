@@ -56,6 +56,7 @@ pub struct Builder {
     trusted: Vec<PublicKey>,
     allow_unsigned: bool,
     tuning: Tuning,
+    catch_signals: bool,
     clock: Arc<dyn Clock>,
     chance: Arc<dyn Chance>,
 }
@@ -70,6 +71,7 @@ impl Default for Builder {
             trusted: Vec::new(),
             allow_unsigned: false,
             tuning: Tuning::default(),
+            catch_signals: false,
             clock: Arc::new(SystemClock),
             chance: Arc::new(OsChance),
         }
@@ -120,6 +122,14 @@ impl Builder {
         self
     }
 
+    /// Sets whether rules in WebAssembly may rely on signals: they run faster then, and hardened against speculative
+    /// execution, but handlers for SIGSEGV, SIGILL and SIGFPE are installed for the whole process, and stay. Only for
+    /// a program that is a host and nothing else; without this call a host installs no signal handler.
+    pub fn catch_signals(mut self, catch: bool) -> Self {
+        self.catch_signals = catch;
+        self
+    }
+
     /// Connects to the backend, opens the host's session and starts to take part.
     ///
     /// Fails with `Invalid` where the URL or the lease is wrong, `Unavailable` where the backend cannot be
@@ -132,7 +142,11 @@ impl Builder {
         let connecting = backends::connect(location, self.clock.clone(), self.chance.clone());
         let driver = io.handle.spawn(connecting).await.map_err(cut_off)??;
         let driver = layers::stack(driver, self.clock.clone(), self.chance.clone(), io.handle.clone());
-        let engine = Engine::new(EngineConfig { clock: self.clock.clone(), ..EngineConfig::default() })?;
+        let engine = Engine::new(EngineConfig {
+            clock: self.clock.clone(),
+            catch_signals: self.catch_signals,
+            ..EngineConfig::default()
+        })?;
         let config = RuntimeConfig {
             name: self.name.unwrap_or_else(machine_name),
             lease: self.lease,

@@ -1,0 +1,114 @@
+//! What a host leaves in a backend that outlives it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use althing::clock::{OsChance, SystemClock};
+use althing::info::{JoinAsk, SessionAsk, SessionEvent};
+use althing::{Althing, Principal, Revision, Secret, SessionKey};
+use althing_core::{Driver, Key};
+use althing_driver_redis::Redis;
+use althing_test_servers::{Redis as Server, RedisOptions, suite};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Much longer than anything here takes: what only goes when a lease runs out is still there.
+const LEASE: Duration = Duration::from_secs(120);
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+async fn server() -> Server {
+    Server::start(RedisOptions::default()).await.unwrap()
+}
+
+async fn start(url: &str) -> Althing {
+    Althing::builder().backend(url).lease(LEASE).start().await.unwrap()
+}
+
+fn open(host: &Althing) -> SessionKey {
+    let grant = host.runtime().open_session(&Principal::Embedder, SessionAsk::default(), false).unwrap();
+    SessionKey { id: grant.id, secret: Secret::new(grant.secret) }
+}
+
+async fn lead(host: &Althing) -> Revision {
+    let key = open(host);
+    let mut events = host.runtime().session_events(&key).unwrap();
+    let ask = JoinAsk { id: "a".into(), create: true, ..JoinAsk::default() };
+    host.runtime().join(&key, "web", ask).await.unwrap();
+    loop {
+        if let SessionEvent::Elected { hold } = events.next().await.unwrap() {
+            return hold.term;
+        }
+    }
+}
+
+/// Returns the names of all records there are.
+async fn records(url: &str) -> Vec<String> {
+    let location = url.parse().unwrap();
+    let driver = Redis::connect(&location, Arc::new(SystemClock), Arc::new(OsChance)).await.unwrap();
+    let page = driver.list(&Key::from(""), None, 0).await.unwrap();
+    page.records.iter().map(|record| record.key.to_string()).collect()
+}
+
+async fn a_host_that_stopped_left_nothing_but_its_groups() {
+    let server = server().await;
+    let url = server.url("left");
+    let host = start(&url).await;
+    lead(&host).await;
+    assert!(records(&url).await.len() > 1);
+    host.stop().await;
+    assert_eq!(records(&url).await, ["fleet/group/web"]);
+}
+
+async fn the_next_host_leads_at_once_with_a_later_term() {
+    let server = server().await;
+    let url = server.url("next");
+    let mut former = Revision::ZERO;
+    for _ in 0..3 {
+        let host = start(&url).await;
+        let term = timeout(AT_ONCE, lead(&host)).await.expect("it waited for a lease to run out");
+        assert!(term > former);
+        former = term;
+        host.stop().await;
+    }
+}
+
+async fn two_namespaces_of_one_server_are_two_fleets() {
+    let server = server().await;
+    let (north, south) = (start(&server.url("north")).await, start(&server.url("south")).await);
+    let (one, other) = (lead(&north).await, lead(&south).await);
+    assert!(north.runtime().holds("web", one) && south.runtime().holds("web", other));
+    assert_eq!(north.runtime().group("web").unwrap().hosts.len(), 1);
+    north.stop().await;
+    assert!(south.runtime().holds("web", other));
+    south.stop().await;
+}
+
+async fn a_host_that_stops_in_the_middle_of_calls_leaves_no_member() {
+    let server = server().await;
+    let url = server.url("middle");
+    for round in 0..10 {
+        let host = start(&url).await;
+        let mut calls = JoinSet::new();
+        for call in 0..16 {
+            let (runtime, key) = (host.runtime().clone(), open(&host));
+            let ask = JoinAsk { id: format!("{round}-{call}"), create: true, ..JoinAsk::default() };
+            calls.spawn(async move { runtime.join(&key, "web", ask).await.map(|_| ()) });
+        }
+        if round % 2 == 0 {
+            calls.join_next().await.unwrap().unwrap().unwrap();
+        }
+        timeout(AT_ONCE, host.stop()).await.expect("a call held up the end");
+        timeout(AT_ONCE, calls.join_all()).await.expect("a call outlived its host by long");
+        let left = records(&url).await;
+        assert!(left.iter().all(|key| key == "fleet/group/web"), "{left:?}");
+    }
+}
+
+suite! {
+    "redis-server":
+    a_host_that_stopped_left_nothing_but_its_groups,
+    the_next_host_leads_at_once_with_a_later_term,
+    two_namespaces_of_one_server_are_two_fleets,
+    a_host_that_stops_in_the_middle_of_calls_leaves_no_member,
+}
