@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 use redis::aio::MultiplexedConnection;
 use tokio::runtime::Handle;
 
-use crate::Bench;
 use crate::figure::{Figure, Goal, Report, Series};
-use crate::host;
+use crate::raw::ZooKeeperMulti;
 use crate::replay::Overheard;
+use crate::{Bench, ZOOKEEPER, host, raw};
 
 const VALUE: [u8; 100] = [b'x'; 100];
 const WARM_UP: usize = 200;
@@ -19,10 +19,38 @@ const GOAL: Goal = Goal::Over(Duration::from_micros(15), 0.1);
 
 pub(crate) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     on_memory(bench, report).await?;
-    match &bench.redis {
-        Some(redis) => on_redis(bench, report, redis.port()).await,
-        None => Ok(()),
+    if let Some(redis) = &bench.redis {
+        on_redis(bench, report, redis.port()).await?;
     }
+    for (backend, url) in bench.backends("commit") {
+        if backend.starts_with(ZOOKEEPER) {
+            on_zookeeper(bench, report, backend, &url).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn on_zookeeper(bench: &Bench, report: &mut Report, backend: &str, url: &str) -> Result<()> {
+    let bare = host::connect(url, bench.io.handle()).await?;
+    let stack = host::stacked(bare.clone(), bench.io.handle());
+    let raw = ZooKeeperMulti::new(&raw::servers(url)?).await?;
+    let mut taken: [Series; 4] = Default::default();
+    for turn in 0..WARM_UP + bench.count(3000, 300) {
+        if turn == WARM_UP {
+            taken = Default::default();
+        }
+        taken[0].time(write(&stack)).await?;
+        taken[1].time(write(&bare)).await?;
+        taken[2].time(raw.commit()).await?;
+        taken[3].time(raw.set()).await?;
+    }
+    let [through, below, multi, set] = taken;
+    let floors = [("raw multi, same writes", multi), ("bare driver", below), ("raw setData", set)];
+    for (floor_name, floor) in floors {
+        let name = format!("commit, {backend}, all layers");
+        report.figure(Figure { name, taken: through.clone(), floor_name, floor, goal: None });
+    }
+    Ok(())
 }
 
 async fn on_memory(bench: &Bench, report: &mut Report) -> Result<()> {

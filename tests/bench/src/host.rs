@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use althing_core::info::{JoinAsk, SessionAsk};
-use althing_core::{Clock, Driver, Location, OsChance, Principal, Result, Secret, SystemClock, layers};
+use althing_core::{
+    Clock, Driver, Error, Location, OsChance, Principal, Result, Secret, SystemClock, layers,
+};
 use althing_driver_memory::Memory;
 use althing_driver_redis::Redis;
+use althing_driver_zookeeper::ZooKeeper;
 use althing_engine::{Bundle, Engine, EngineConfig};
 use althing_runtime::{Runtime, RuntimeConfig, SessionKey};
 use anyhow::{Context, ensure};
@@ -24,8 +27,13 @@ pub(crate) async fn connect(url: &str, io: &Handle) -> anyhow::Result<Arc<dyn Dr
     if location.scheme == "memory" {
         return Ok(Arc::new(Memory::connect(&location, clock, chance)?));
     }
-    let connecting = async move { Redis::connect(&location, clock, chance).await };
-    Ok(Arc::new(io.spawn(connecting).await??))
+    let connecting = async move {
+        Ok::<Arc<dyn Driver>, Error>(match location.scheme.as_str() {
+            "redis" => Arc::new(Redis::connect(&location, clock, chance).await?),
+            _ => Arc::new(ZooKeeper::connect(&location, clock, chance).await?),
+        })
+    };
+    Ok(io.spawn(connecting).await??)
 }
 
 /// Wraps a driver as a host does.

@@ -9,24 +9,27 @@
     reason = "this command speaks to the person who typed it"
 )]
 
+mod change;
 mod commit;
 mod death;
 mod decision;
 mod figure;
 mod heartbeat;
 mod host;
+mod raw;
 mod replay;
 mod swap;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use althing_test_servers::{Redis, RedisOptions};
+use althing_test_servers::{Ensemble, Redis, RedisOptions, ZooKeeper, ZooKeeperOptions};
 use anyhow::{Context, Result, bail};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::figure::Report;
 
-const USAGE: &str = "althing-bench [--quick] [--json] [--only death|decision|commit|heartbeat|swap]";
+const USAGE: &str = "althing-bench [--quick] [--json] [--only death|decision|commit|change|heartbeat|swap]";
 
 /// What a measurement works with.
 struct Bench {
@@ -35,7 +38,14 @@ struct Bench {
     io: Runtime,
     /// A private server; `None` where redis-server is not installed.
     redis: Option<Redis>,
+    /// One private server, and three that agree; `None` where ZooKeeper is not installed.
+    zookeeper: Option<(ZooKeeper, Ensemble)>,
 }
+
+/// The names of the backends, as figures show them.
+const REDIS: &str = "redis";
+const ZOOKEEPER: &str = "zookeeper";
+const ENSEMBLE: &str = "zookeeper ×3";
 
 impl Bench {
     /// Returns how often to measure: `full`, or `quick` where only a glance is asked for.
@@ -45,8 +55,12 @@ impl Bench {
 
     /// Returns the backends to measure on, each with the URL of a namespace that nobody else uses.
     fn backends(&self, namespace: &str) -> Vec<(&'static str, String)> {
-        let redis = self.redis.as_ref().map(|redis| ("redis", redis.url(namespace)));
-        [Some(("memory", "memory:".to_owned())), redis].into_iter().flatten().collect()
+        let mut backends = vec![("memory", "memory:".to_owned())];
+        backends.extend(self.redis.as_ref().map(|redis| (REDIS, redis.url(namespace))));
+        if let Some((one, three)) = &self.zookeeper {
+            backends.extend([(ZOOKEEPER, one.url(namespace)), (ENSEMBLE, three.url(namespace))]);
+        }
+        backends
     }
 }
 
@@ -75,21 +89,28 @@ impl Args {
     }
 }
 
-const NAMES: [&str; 5] = ["decision", "commit", "swap", "heartbeat", "death"];
+const NAMES: [&str; 6] = ["decision", "commit", "change", "swap", "heartbeat", "death"];
 
 async fn measure(args: Args) -> Result<Report> {
     let redis = Redis::start(RedisOptions::default()).await;
     if redis.is_none() {
         eprintln!("bench: redis-server is not installed, so its figures are missing");
     }
+    let tick = Duration::from_millis(200);
+    let options = || ZooKeeperOptions { tick, ..ZooKeeperOptions::default() };
+    let zookeeper = ZooKeeper::start(options()).await.zip(Ensemble::start(3, options()).await);
+    if zookeeper.is_none() {
+        eprintln!("bench: zookeeper is not installed, so its figures are missing");
+    }
     let io = Builder::new_multi_thread().worker_threads(2).thread_name("bench-io").enable_all().build()?;
-    let bench = Bench { quick: args.quick, io, redis };
+    let bench = Bench { quick: args.quick, io, redis, zookeeper };
     let mut report = Report::default();
     for name in NAMES.into_iter().filter(|name| args.only.as_deref().is_none_or(|only| only == *name)) {
         eprintln!("bench: {name} …");
         match name {
             "decision" => decision::measure(&bench, &mut report).await,
             "commit" => commit::measure(&bench, &mut report).await,
+            "change" => change::measure(&bench, &mut report).await,
             "swap" => swap::measure(&bench, &mut report).await,
             "heartbeat" => heartbeat::measure(&bench, &mut report).await,
             _ => death::measure(&bench, &mut report).await,

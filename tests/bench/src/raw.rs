@@ -1,0 +1,101 @@
+//! The backends' own clients, used as a service would use them: what our figures stand beside.
+
+use std::time::Duration;
+
+use althing_core::Location;
+use anyhow::{Context, Result};
+use futures::StreamExt;
+use redis::aio::{MultiplexedConnection, PubSubStream};
+use zookeeper_client::{Acls, AddWatchMode, Client, CreateMode, CreateOptions, PersistentWatcher};
+
+use crate::host::PATIENCE;
+
+const VALUE: [u8; 100] = [b'x'; 100];
+const CHANNEL: &str = "{bench}:raw";
+const OPEN: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
+
+/// Returns the servers of a backend's URL, as `host:port,host:port`.
+pub(crate) fn servers(url: &str) -> Result<String> {
+    let location: Location = url.parse()?;
+    Ok(location.hosts.join(","))
+}
+
+/// A message published on one connection and received on another.
+pub(crate) struct RedisNotice {
+    writer: MultiplexedConnection,
+    messages: PubSubStream,
+}
+
+impl RedisNotice {
+    pub(crate) async fn new(server: &str) -> Result<RedisNotice> {
+        let client = redis::Client::open(format!("redis://{server}/0"))?;
+        let mut subscriber = client.get_async_pubsub().await?;
+        subscriber.subscribe(CHANNEL).await?;
+        let writer = client.get_multiplexed_async_connection().await?;
+        Ok(RedisNotice { writer, messages: subscriber.into_on_message() })
+    }
+
+    pub(crate) async fn turn(&mut self) -> Result<()> {
+        let mut publish = redis::cmd("PUBLISH");
+        publish.arg(CHANNEL).arg(&VALUE[..]);
+        let (sent, message) =
+            tokio::join!(publish.query_async::<u32>(&mut self.writer), self.messages.next());
+        sent?;
+        message.context("the subscription ended").map(drop)
+    }
+}
+
+/// Connects to an ensemble, given as `host:port,host:port`.
+async fn zookeeper(cluster: &str) -> Result<Client> {
+    let connector = Client::connector().with_session_timeout(Duration::from_secs(10));
+    Ok(tokio::time::timeout(PATIENCE, connector.connect(cluster)).await??)
+}
+
+/// A node written on one session, and seen to change on another.
+pub(crate) struct ZooKeeperNotice {
+    writer: Client,
+    watcher: PersistentWatcher,
+}
+
+impl ZooKeeperNotice {
+    pub(crate) async fn new(cluster: &str) -> Result<ZooKeeperNotice> {
+        let (writer, reader) = (zookeeper(cluster).await?, zookeeper(cluster).await?);
+        writer.create("/raw-notice", &VALUE, &OPEN).await?;
+        let watcher = reader.watch("/raw-notice", AddWatchMode::Persistent).await?;
+        Ok(ZooKeeperNotice { writer, watcher })
+    }
+
+    pub(crate) async fn turn(&mut self) -> Result<()> {
+        let (written, _) =
+            tokio::join!(self.writer.set_data("/raw-notice", &VALUE, None), self.watcher.changed());
+        Ok(written.map(drop)?)
+    }
+}
+
+/// What a commit of one record is on ZooKeeper, by the raw client: the same writes in one multi, without the reads and
+/// the checks around them.
+pub(crate) struct ZooKeeperMulti(Client);
+
+impl ZooKeeperMulti {
+    pub(crate) async fn new(cluster: &str) -> Result<ZooKeeperMulti> {
+        let client = zookeeper(cluster).await?;
+        for path in ["/raw-commit", "/raw-commit/record", "/raw-commit/log"] {
+            client.create(path, &VALUE, &OPEN).await?;
+        }
+        Ok(ZooKeeperMulti(client))
+    }
+
+    pub(crate) async fn commit(&self) -> Result<()> {
+        let entry = CreateMode::PersistentSequential.with_acls(Acls::anyone_all());
+        let mut multi = self.0.new_multi_writer();
+        multi.add_set_data("/raw-commit", &VALUE, None)?;
+        multi.add_set_data("/raw-commit/record", &VALUE, None)?;
+        multi.add_create("/raw-commit/log/e", &VALUE, &entry)?;
+        multi.commit().await.map(drop).context("a raw multi")
+    }
+
+    /// The least a durable write costs: one node, no transaction.
+    pub(crate) async fn set(&self) -> Result<()> {
+        Ok(self.0.set_data("/raw-commit/record", &VALUE, None).await.map(drop)?)
+    }
+}
