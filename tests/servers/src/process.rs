@@ -9,7 +9,7 @@ use althing_core::{Clock, SystemClock};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a server may take until it answers.
-const START_DEADLINE: Duration = Duration::from_secs(20);
+const START_DEADLINE: Duration = Duration::from_secs(40);
 /// The pause between two questions whether it answers.
 const START_PAUSE: Duration = Duration::from_millis(5);
 

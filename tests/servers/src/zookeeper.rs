@@ -333,6 +333,8 @@ async fn spawn(java: &[String], folder: &Path) -> Result<Process, NotStarted> {
     // Small and quick to start: a test runs up to three of them beside itself.
     command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]);
     command.args(["-XX:-UsePerfData", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]);
+    // A vote that was lost while three servers start on a busy machine is repeated soon, and not ever later.
+    command.args(["-Dzookeeper.fastleader.maxNotificationInterval=500", "-Dzookeeper.cnxTimeout=1000"]);
     command.args(java).arg("-cp").arg(format!("{JAR}:{MORE_JARS}"));
     command.arg("org.apache.zookeeper.server.quorum.QuorumPeerMain").arg("./zoo.cfg").current_dir(folder);
     Process::start(&mut command, &folder.join("server.log"), || true).await

@@ -16,7 +16,6 @@ use super::records::{Reached, Request};
 use crate::envelope::data_key;
 use crate::layout::behaviour_key;
 use crate::recipes::binding::no_behaviour;
-use crate::recipes::member::no_lease;
 use crate::sessions::Caller;
 use crate::{Host, SessionKey};
 
@@ -89,7 +88,7 @@ impl Call {
         gone: CancellationToken,
     ) -> Result<Call> {
         host.mirror.behaviour(name).ok_or_else(|| no_behaviour(name))?;
-        let anchor = host.anchor.held().ok_or_else(|| no_lease("call behaviour"))?;
+        let anchor = host.held("call behaviour")?;
         let caller = host.sessions.begin_call(key)?;
         let (began, at_ms, id) = (host.clock.now(), host.clock.wall_ms(), host.chance.bits());
         let timeout = ask.timeout.unwrap_or(limits::BEHAVIOUR_TIMEOUT_DEFAULT);
@@ -403,6 +402,9 @@ impl Call {
     }
 
     fn lost(&self) -> Error {
+        if self.host.ended.is_cancelled() {
+            return self.failed(Kind::Closed, "the host ended meanwhile");
+        }
         let whose = if self.caller.ended.is_cancelled() { "the session" } else { "this host's session" };
         self.failed(Kind::SessionLost, format!("{whose} ended meanwhile, and what it owned is gone"))
             .advise("Open a new session and ask again")
