@@ -131,7 +131,7 @@ async fn facts(store: &Store, wire: &Wire, txn: &Txn, fresh: bool) -> Result<Fac
     });
     let sessions: BTreeSet<SessionId> = named.chain(reserved.into_iter().filter_map(session_key)).collect();
     // Requests are sent in this order, whenever they are waited for.
-    let synced = fresh.then(|| wire.sync("/"));
+    let synced = fresh.then(|| wire.sync());
     // The versions first: a record that changes after they were read breaks them.
     let numbers: BTreeSet<u8> = plain.iter().map(|key| bucket_of(key)).collect();
     let buckets = try_join_all(numbers.into_iter().map(|number| bucket(store, wire, number)));

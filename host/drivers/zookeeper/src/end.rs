@@ -82,7 +82,7 @@ struct Remains {
 impl Remains {
     async fn find(store: &Store, wire: &Wire, id: SessionId) -> Result<Option<Remains>> {
         let path = store.layout.estate(id);
-        let (synced, estate) = (wire.sync("/"), wire.get(&path));
+        let (synced, estate) = (wire.sync(), wire.get(&path));
         let (titles, alive) = (wire.children(&path), wire.look(&store.layout.session(id)));
         let (_, estate, titles, alive) = try_join4(synced, estate, titles, alive).await?;
         let (Some((data, node)), Some((titles, _))) = (estate, titles) else { return Ok(None) };

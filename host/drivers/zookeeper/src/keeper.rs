@@ -139,7 +139,7 @@ impl Keeper {
                 let deadline = store.deadline();
                 let wire = store.wire("renew", deadline).await?;
                 let node = store.layout.session(id);
-                let read = async { tokio::try_join!(wire.sync("/"), wire.look(&node)) };
+                let read = async { tokio::try_join!(wire.sync(), wire.look(&node)) };
                 match store.read("renew", deadline, read).await? {
                     (_, Some(_)) => Ok(Lease { min: Duration::ZERO, store_time: None }),
                     (_, None) => Err(crate::lost("renew", id)),
@@ -187,7 +187,7 @@ impl Keeper {
         end(store, id, Cause::Expired, "renew", store.deadline()).await?;
         let wire = store.wire("renew", store.deadline()).await?;
         let node = store.layout.session(id);
-        let left = async { tokio::try_join!(wire.sync("/"), wire.look(&node)) };
+        let left = async { tokio::try_join!(wire.sync(), wire.look(&node)) };
         if let (_, Some(_)) = store.read("renew", store.deadline(), left).await? {
             // Its node goes, and whoever sees that removes what it owned.
             store.read("renew", store.deadline(), wire.delete(&node)).await?;

@@ -14,13 +14,13 @@
 //! transaction number (zxid) of all this is its revision. A guard costs no request of its own.
 //!
 //! What it costs, in round trips: a commit two (read, multi), two or three more for each race it lost; a get one,
-//! two where a session owns the record; a page of a list two, and two for each 64 records; opening a session a
+//! two where a session owns the record; a page of a list three, and two for each 64 records, again where others commit meanwhile; opening a session a
 //! connection and one write; a renewal one write, beside four reads per tick; a change is told by one push and one
 //! read for all watches of a driver.
 //!
-//! What it is worth: level L2 with three voting servers or more, else L1. Reads begin with `sync`; a leader that
-//! was deposed and has not noticed may still answer one, for at most `syncLimit` ticks, until a newer ZooKeeper
-//! makes `sync` a vote. No commit depends on that.
+//! What it is worth: level L2 with three voting servers or more, else L1. Reads begin with `sync`, or, where servers
+//! vote, with a transaction that changes nothing: a leader may answer `sync` before it has applied what its followers
+//! have acknowledged, and one that was deposed and has not noticed answers it too.
 //!
 //! The servers end a session that fell silent for as long as was asked for, rounded up to a tick. For how long a session
 //! is *surely* kept is two ticks less (and at least one tick and 250 ms less), see `lease.rs`: with the usual tick of

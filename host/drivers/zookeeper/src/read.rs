@@ -1,6 +1,6 @@
 //! Reads: one record, a page of them, or all there is below a prefix.
 //!
-//! A read begins with `sync`, so that the server we speak to knows what was acknowledged before. What comes after
+//! A read begins with `Wire::sync`, so that the server we speak to knows what was acknowledged before. What comes after
 //! on the same connection is sent along with it, so that this costs no trip of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,8 @@ use crate::wire::Wire;
 
 /// How many records are asked for at once.
 const AT_ONCE: usize = 64;
+/// How often a page is read where commits come between its records.
+const PAGE_TRIES: u32 = 8;
 /// Of how many buckets the names are asked for in one request.
 const BUCKETS_AT_ONCE: usize = 32;
 
@@ -35,7 +37,7 @@ pub(crate) async fn get(store: &Store, key: &Key) -> Result<Option<Record>> {
 }
 
 async fn shown(store: &Store, wire: &Wire, key: &Key) -> Result<Option<Record>> {
-    let synced = wire.sync("/");
+    let synced = wire.sync();
     if layout::is_reserved(key) {
         let Some(id) = session_key(key) else { return Ok(None) };
         let (_, session) = try_join(synced, session(store, wire, id)).await?;
@@ -48,29 +50,41 @@ async fn shown(store: &Store, wire: &Wire, key: &Key) -> Result<Option<Record>> 
     Ok(record.filter(|_| is_alive))
 }
 
-/// Reads a page of the records that are to be shown.
+/// Reads a page of the records that are to be shown, as of one moment: again where something was committed
+/// meanwhile. Where that goes on and on, the last page read is given, whose records may be of several moments.
 pub(crate) async fn list(store: &Store, prefix: &Key, after: Option<&Key>, limit: u32) -> Result<Page> {
     let deadline = store.deadline();
     let wire = store.wire("list", deadline).await?;
     let page = async {
-        let (names, revision) = names(store, &wire, prefix).await?;
-        let mut names = names.into_iter().filter(|name| after.is_none_or(|after| name > after)).peekable();
-        let (most, mut records, mut bytes) = (Page::records_max(limit), Vec::new(), 0);
-        let (mut last, mut is_full) = (None, false);
-        while names.peek().is_some() && records.len() < most && !is_full {
-            let some: Vec<Key> = names.by_ref().take(AT_ONCE.min(most - records.len())).collect();
-            let mut found = read_all(store, &wire, &some).await?;
-            let fitting = fitting(&found, &mut bytes, records.is_empty());
-            is_full = fitting < found.len();
-            found.truncate(fitting);
-            last = if is_full { found.last().map(|record| record.key.clone()) } else { some.last().cloned() };
-            hide_dead(store, &wire, &mut found).await?;
-            records.append(&mut found);
+        for _ in 1..PAGE_TRIES {
+            let page = page(store, &wire, prefix, after, limit).await?;
+            if revision(store, &wire).await? == page.revision {
+                return Ok(page);
+            }
         }
-        let more = is_full || names.peek().is_some();
-        Ok(Page { records, next: last.filter(|_| more), revision })
+        page(store, &wire, prefix, after, limit).await
     };
     store.read("list", deadline, page).await
+}
+
+/// Reads a page, and the revision before its first name was read.
+async fn page(store: &Store, wire: &Wire, prefix: &Key, after: Option<&Key>, limit: u32) -> Result<Page> {
+    let (names, revision) = names(store, wire, prefix).await?;
+    let mut names = names.into_iter().filter(|name| after.is_none_or(|after| name > after)).peekable();
+    let (most, mut records, mut bytes) = (Page::records_max(limit), Vec::new(), 0);
+    let (mut last, mut is_full) = (None, false);
+    while names.peek().is_some() && records.len() < most && !is_full {
+        let some: Vec<Key> = names.by_ref().take(AT_ONCE.min(most - records.len())).collect();
+        let mut found = read_all(store, wire, &some).await?;
+        let fitting = fitting(&found, &mut bytes, records.is_empty());
+        is_full = fitting < found.len();
+        found.truncate(fitting);
+        last = if is_full { found.last().map(|record| record.key.clone()) } else { some.last().cloned() };
+        hide_dead(store, wire, &mut found).await?;
+        records.append(&mut found);
+    }
+    let more = is_full || names.peek().is_some();
+    Ok(Page { records, next: last.filter(|_| more), revision })
 }
 
 /// Returns how many of `found` fit a page that holds `bytes` so far, and adds theirs. One record always fits an
@@ -169,7 +183,7 @@ pub(crate) async fn dead(
 
 /// Reads the names below `prefix`, in order, and the revision they were surely read after.
 async fn names(store: &Store, wire: &Wire, prefix: &Key) -> Result<(Vec<Key>, Revision)> {
-    let synced = wire.sync("/");
+    let synced = wire.sync();
     let revision = revision(store, wire);
     // Sent before the first name is asked for, because a future does nothing until it is polled.
     let (_, revision) = try_join(synced, revision).await?;
@@ -222,6 +236,6 @@ async fn hide_dead(store: &Store, wire: &Wire, records: &mut Vec<Record>) -> Res
 /// Waits for a wire and reads the revision that the ensemble has acknowledged.
 pub(crate) async fn current_revision(store: &Store, deadline: BootTime) -> Result<Revision> {
     let wire = store.wire("watch", deadline).await?;
-    let read = async { try_join(wire.sync("/"), revision(store, &wire)).await };
+    let read = async { try_join(wire.sync(), revision(store, &wire)).await };
     store.read("watch", deadline, read).await.map(|(_, revision)| revision)
 }

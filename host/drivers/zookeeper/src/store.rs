@@ -156,9 +156,10 @@ impl Store {
 
     /// Connects and takes the namespace into use: checks its layout, or lays it out.
     async fn adopt(&self) -> Result<Wire> {
-        let wire = Wire::dial(&self.settings, SESSION).await?;
+        let mut wire = Wire::dial(&self.settings, SESSION).await?;
+        wire.learn_votes().await?;
         for _ in 0..2 {
-            let synced = wire.sync("/");
+            let synced = wire.sync();
             // In this order: a layout is made at once, so names without a format after them are not ours.
             let (names, format) = (wire.children(self.layout.root()), wire.get(&self.layout.format()));
             let (_, names, format) = tokio::try_join!(synced, names, format)?;

@@ -97,6 +97,8 @@ pub(crate) enum Refusal {
 pub(crate) struct Wire {
     client: Client,
     access: Access,
+    /// The servers vote about what is written.
+    votes: bool,
 }
 
 impl Wire {
@@ -116,7 +118,7 @@ impl Wire {
             let refused = settings.tls.as_ref().and_then(|tls| tls.refusal());
             refused.unwrap_or_else(|| fault("connect", false, error)).with("servers", settings.address())
         })?;
-        Ok(Wire { client, access: settings.access })
+        Ok(Wire { client, access: settings.access, votes: false })
     }
 
     /// Returns the time-out that the server granted.
@@ -150,11 +152,36 @@ impl Wire {
         }
     }
 
+    /// Finds out whether the servers vote; until then this takes it that there is one alone.
+    pub(crate) async fn learn_votes(&mut self) -> Result<()> {
+        // Where we may not know, it is safe to take it that they do.
+        self.votes = self.ensemble().await?.is_none_or(|config| crate::voters(&config) > 1);
+        Ok(())
+    }
+
     /// Makes all reads that are sent on this wire later see what was acknowledged to anybody before. Sent when
     /// called, like all that follows; answered when awaited.
-    pub(crate) fn sync<'a>(&'a self, path: &'a str) -> impl Future<Output = Result<()>> + Send + 'a {
-        let sent = self.client.sync(path);
-        async move { sent.await.map_err(|error| fault("read", false, error)) }
+    ///
+    /// Where servers vote, this is a transaction that changes nothing. `sync` alone would not do: a leader answers it to
+    /// its own clients before it has itself applied what a follower has acknowledged already, and one that
+    /// was deposed and has not noticed answers it too.
+    pub(crate) fn sync(&self) -> impl Future<Output = Result<()>> + Send + '_ {
+        if !self.votes {
+            let sent = self.client.sync("/");
+            return async move { sent.await.map_err(|error| fault("read", false, error)) }.left_future();
+        }
+        let mut writer = self.client.new_multi_writer();
+        let added = writer.add_check_version("/", -1);
+        let sent = writer.commit();
+        async move {
+            added.map_err(|error| fault("read", false, error))?;
+            match sent.await {
+                // A check that fails was voted about as well.
+                Ok(_) | Err(MultiWriteError::OperationFailed { .. }) => Ok(()),
+                Err(MultiWriteError::RequestFailed { source }) => Err(fault("read", false, source)),
+            }
+        }
+        .right_future()
     }
 
     /// Reads a node and its data.
