@@ -82,7 +82,8 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "rolling",
         about: "the servers of the ensemble are restarted one after the other, and nobody notices",
         backends: &[Ensemble],
-        setting: Setting { lease: Duration::from_secs(8), ..SHORT },
+        // To outlast the restart of a server, on a busy machine too.
+        setting: Setting { lease: Duration::from_secs(16), ..SHORT },
         act: |plan, setting| Box::pin(on_stage(plan, setting, |stage| Box::pin(rolling::round(stage)))),
     },
 ];
