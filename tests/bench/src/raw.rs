@@ -55,6 +55,8 @@ async fn zookeeper(cluster: &str) -> Result<Client> {
 pub(crate) struct ZooKeeperNotice {
     writer: Client,
     watcher: PersistentWatcher,
+    // With its last handle a client ends its session, and the watch with it.
+    _reader: Client,
 }
 
 impl ZooKeeperNotice {
@@ -62,7 +64,7 @@ impl ZooKeeperNotice {
         let (writer, reader) = (zookeeper(cluster).await?, zookeeper(cluster).await?);
         writer.create("/raw-notice", &VALUE, &OPEN).await?;
         let watcher = reader.watch("/raw-notice", AddWatchMode::Persistent).await?;
-        Ok(ZooKeeperNotice { writer, watcher })
+        Ok(ZooKeeperNotice { writer, watcher, _reader: reader })
     }
 
     pub(crate) async fn turn(&mut self) -> Result<()> {
