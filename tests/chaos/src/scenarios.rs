@@ -83,7 +83,7 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "the servers of the ensemble are restarted one after the other, and nobody notices",
         backends: &[Ensemble],
         // To outlast the restart of a server, on a busy machine too.
-        setting: Setting { lease: Duration::from_secs(16), ..SHORT },
+        setting: Setting { lease: Duration::from_secs(12), ..SHORT },
         act: |plan, setting| Box::pin(on_stage(plan, setting, |stage| Box::pin(rolling::round(stage)))),
     },
 ];
