@@ -46,7 +46,7 @@ const HISTORY: &str = "history";
 
 /// Short leases, so that much happens in little time.
 const SHORT: Setting =
-    Setting { lease: Duration::from_secs(1), tick: Duration::from_millis(100), pinned: false };
+    Setting { lease: Duration::from_secs(1), tick: Duration::from_millis(100), pinned: false, routed: false };
 
 /// All scenarios.
 pub const SCENARIOS: &[Scenario] = &[
@@ -61,7 +61,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "links",
         about: "every link between members, hosts and servers suffers every fault",
         backends: &[Memory, Redis, ZooKeeper, Ensemble],
-        setting: SHORT,
+        setting: Setting { routed: true, ..SHORT },
         act: |plan, setting| Box::pin(on_stage(plan, setting, |stage| Box::pin(links::round(stage)))),
     },
     Scenario {
@@ -75,15 +75,20 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "follower",
         about: "a server is cut off from the one it follows and goes on answering the pings of the leader's host",
         backends: &[Ensemble],
-        setting: Setting { lease: Duration::from_secs(3), tick: Duration::from_millis(500), pinned: true },
+        setting: Setting {
+            lease: Duration::from_secs(3),
+            tick: Duration::from_millis(500),
+            pinned: true,
+            routed: true,
+        },
         act: |plan, setting| Box::pin(on_stage(plan, setting, |stage| Box::pin(follower::round(stage)))),
     },
     Scenario {
         name: "rolling",
         about: "the servers of the ensemble are restarted one after the other, and nobody notices",
         backends: &[Ensemble],
-        // To outlast the restart of a server, on a busy machine too.
-        setting: Setting { lease: Duration::from_secs(12), ..SHORT },
+        // To outlast a vote on who leads the servers.
+        setting: Setting { lease: Duration::from_secs(8), ..SHORT },
         act: |plan, setting| Box::pin(on_stage(plan, setting, |stage| Box::pin(rolling::round(stage)))),
     },
 ];

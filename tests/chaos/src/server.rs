@@ -1,12 +1,11 @@
 //! The backend under test: a real server, or several that stand for one.
 
-use std::time::Duration;
-
 use althing_test_servers::{Ensemble, EnsemblePlan, Redis, RedisOptions, ZooKeeper, ZooKeeperOptions};
 use anyhow::{Context, Result};
 
 use crate::proxy::Proxy;
 use crate::signal::Stopped;
+use crate::stage::Setting;
 
 /// How many servers an ensemble has.
 const VOTERS: usize = 3;
@@ -60,9 +59,9 @@ pub(crate) enum Server {
 
 impl Server {
     /// Starts one. Fails where it is not installed.
-    pub(crate) async fn start(backend: Backend, tick: Duration, seed: u64) -> Result<Server> {
+    pub(crate) async fn start(backend: Backend, setting: Setting, seed: u64) -> Result<Server> {
         let missing = || format!("{} is not installed", backend.name());
-        let options = ZooKeeperOptions { tick, ..ZooKeeperOptions::default() };
+        let options = ZooKeeperOptions { tick: setting.tick, ..ZooKeeperOptions::default() };
         Ok(match backend {
             Backend::Memory => Server::Memory,
             Backend::Redis => {
@@ -74,7 +73,7 @@ impl Server {
             }
             Backend::Ensemble => {
                 let mut plan = EnsemblePlan::new(VOTERS, options).with_context(missing)?;
-                let routes = route(&mut plan, seed).await;
+                let routes = if setting.routed { route(&mut plan, seed).await } else { Vec::new() };
                 Server::Ensemble(plan.start().await, routes)
             }
         })

@@ -47,6 +47,10 @@ pub(crate) struct Setting {
     pub(crate) tick: Duration,
     /// Each host knows one server only, that of its own place.
     pub(crate) pinned: bool,
+    /// The links between the servers have proxies on them. Where a server ends, they must not: one that is not there
+    /// refuses connections, a proxy before it takes and resets them. A follower that is not taken by its leader yet tries
+    /// again in the first case and votes again in the second, which the leader learns after `initLimit`.
+    pub(crate) routed: bool,
 }
 
 /// A link with a proxy on it.
@@ -96,7 +100,7 @@ impl Stage {
             hosts: Vec::new(),
             links: Vec::new(),
             doors: Vec::new(),
-            server: Server::start(backend, setting.tick, seed).await?,
+            server: Server::start(backend, setting, seed).await?,
             done: Vec::new(),
             watched: Vec::new(),
             watchers: JoinSet::new(),
