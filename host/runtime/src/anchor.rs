@@ -130,8 +130,9 @@ impl Anchor {
 
     /// Renews until the session is lost.
     async fn keep(&self, session: SessionId) {
-        let interval = self.lease / limits::RENEWALS_PER_LEASE;
-        let mut due = self.clock.now() + self.chance.jitter(interval);
+        // What the store promised to keep it for, which may be less than what it was asked for.
+        let mut promised = self.remaining().min(self.lease);
+        let mut due = self.clock.now() + self.chance.jitter(promised / limits::RENEWALS_PER_LEASE);
         let mut former: Option<(BootTime, Duration)> = None;
         loop {
             self.clock.sleep_until(due).await;
@@ -140,19 +141,20 @@ impl Anchor {
             let outcome = tokio::select! {
                 outcome = self.driver.renew(session) => outcome,
                 () = self.clock.sleep_until(deadline) => return,
-                () = self.overdue(sent + self.lease / 6, deadline) => continue,
+                () = self.overdue(sent + promised / 6, deadline) => continue,
             };
             match outcome {
                 Ok(lease) => {
                     self.set(Some(session), sent + usable(lease.min), Standing::Held);
                     self.compare_clocks(&mut former, sent, lease.store_time);
-                    due = sent + self.chance.jitter(interval.min(lease.min / limits::RENEWALS_PER_LEASE));
+                    promised = lease.min.min(self.lease);
+                    due = sent + self.chance.jitter(promised / limits::RENEWALS_PER_LEASE);
                 }
                 Err(error) if error.kind() == Kind::SessionLost => return,
                 Err(error) => {
                     warn!(%session, %error, "a renewal failed");
                     self.set(Some(session), deadline, Standing::Suspect);
-                    due = self.clock.now() + self.chance.jitter(interval / 8);
+                    due = self.clock.now() + self.chance.jitter(promised / (8 * limits::RENEWALS_PER_LEASE));
                 }
             }
             if self.clock.now() >= self.state().deadline {
