@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::end;
 use crate::layout::Place;
-use crate::log::{self, Entry, Part};
+use crate::log::{self, End, Entry, Part};
 use crate::store::Store;
 use crate::wire::{Ear, Heard, Wire};
 
@@ -60,6 +60,8 @@ struct Kept {
     bytes: usize,
     /// Everything after this is kept.
     floor: Revision,
+    /// Where the next entry will stand; `None` before the log was found.
+    next: Option<Place>,
 }
 
 /// What the ring holds for a watch.
@@ -87,11 +89,23 @@ impl Ring {
         gather(kept.entries.range(begin..), prefix, from)
     }
 
-    fn add(&self, entries: Vec<Entry>) {
+    /// Returns where the next entry will stand. `None` before the log was found.
+    pub(crate) fn next(&self) -> Option<Place> {
+        self.lock().next
+    }
+
+    /// Waits until the entry before `next` is kept, or the log was found anew.
+    pub(crate) async fn reach(&self, next: Place) {
+        // The sender lives as long as we do.
+        let _ = self.subscribe().wait_for(|_| self.next().is_some_and(|there| there >= next)).await;
+    }
+
+    fn add(&self, entries: Vec<Entry>, next: Place) {
         if entries.is_empty() {
             return;
         }
         let mut kept = self.lock();
+        kept.next = Some(next);
         for entry in entries {
             kept.changes += entry.changes.len();
             kept.bytes += bytes(&entry);
@@ -107,9 +121,9 @@ impl Ring {
         self.tell();
     }
 
-    /// Forgets everything: what came after `revision` will be kept.
-    fn begin(&self, revision: Revision) {
-        *self.lock() = Kept { floor: revision, ..Kept::default() };
+    /// Forgets everything: what came after the end will be kept.
+    fn begin(&self, end: End) {
+        *self.lock() = Kept { floor: end.revision, next: Some(end.next), ..Kept::default() };
         self.tell();
     }
 
@@ -258,8 +272,9 @@ async fn read_on(
     let to = last.number + 1;
     match log::range(store, wire, next, to).await? {
         Part::Whole(entries) => {
-            *place = Some(Place { number: to, ..next });
-            ring.add(entries);
+            let next = Place { number: to, ..next };
+            *place = Some(next);
+            ring.add(entries, next);
             Ok(())
         }
         Part::Torn => begin(store, wire, ring, place).await,
@@ -272,7 +287,7 @@ async fn catch_up(store: &Store, wire: &Wire, ring: &Ring, place: &mut Option<Pl
     match log::after(store, wire, next).await? {
         (Part::Whole(entries), next) => {
             *place = Some(next);
-            ring.add(entries);
+            ring.add(entries, next);
             Ok(())
         }
         (Part::Torn, _) => begin(store, wire, ring, place).await,
@@ -283,7 +298,7 @@ async fn catch_up(store: &Store, wire: &Wire, ring: &Ring, place: &mut Option<Pl
 async fn begin(store: &Store, wire: &Wire, ring: &Ring, place: &mut Option<Place>) -> Result<()> {
     let end = log::end(store, wire).await?;
     *place = Some(end.next);
-    ring.begin(end.revision);
+    ring.begin(end);
     Ok(())
 }
 
@@ -320,6 +335,12 @@ mod tests {
     use super::*;
     use althing_core::{Record, Stamp};
 
+    const PLACE: Place = Place { volume: 0, number: 0 };
+
+    fn end(revision: u64) -> End {
+        End { next: PLACE, revision: Revision(revision) }
+    }
+
     fn entry(revision: u64, keys: &[&str]) -> Entry {
         let revision = Revision(revision);
         let put = |key: &&str| {
@@ -345,8 +366,8 @@ mod tests {
     #[test]
     fn shows_what_came_after_and_a_gap_where_that_is_not_kept() {
         let ring = Ring::default();
-        ring.begin(Revision(5));
-        ring.add(vec![entry(7, &["w/a", "x"]), entry(9, &["x"]), entry(12, &["w/b"])]);
+        ring.begin(end(5));
+        ring.add(vec![entry(7, &["w/a", "x"]), entry(9, &["x"]), entry(12, &["w/b"])], PLACE);
         check(&ring, 4, None);
         check(&ring, 5, Some((&["w/a", "w/b"], 12)));
         check(&ring, 7, Some((&["w/b"], 12)));
@@ -357,11 +378,11 @@ mod tests {
     #[test]
     fn forgets_the_oldest_and_keeps_a_delta_within_bounds() {
         let ring = Ring::default();
-        ring.begin(Revision(1));
+        ring.begin(end(1));
         let names: Vec<String> = (0..64).map(|index| format!("w/{index}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let many = limits::HISTORY_CHANGES_MAX / 64 + 1;
-        ring.add((0..many as u64).map(|index| entry(2 + index, &names)).collect());
+        ring.add((0..many as u64).map(|index| entry(2 + index, &names)).collect(), PLACE);
         check(&ring, 1, None);
         let Look::Seen { changes, revision } = ring.look(&Key::default(), Revision(2)) else {
             panic!("a gap")

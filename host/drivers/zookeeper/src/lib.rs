@@ -14,7 +14,7 @@
 //! transaction number (zxid) of all this is its revision. A guard costs no request of its own.
 //!
 //! What it costs, in round trips: a commit two (read, multi), two or three more for each race it lost; a get one,
-//! two where a session owns the record; a page of a list three, and two for each 64 records, again where others commit meanwhile; opening a session a
+//! two where a session owns the record; a page of a list three, and two for each 64 records, one more where others commit meanwhile (what they commit is taken from the log); opening a session a
 //! connection and one write; a renewal one write, beside four reads per tick; a change is told by one push and one
 //! read for all watches of a driver.
 //!
@@ -57,6 +57,7 @@ use async_trait::async_trait;
 use crate::hub::Hub;
 use crate::keeper::Keeper;
 use crate::lease::lost_time;
+use crate::read::Ask;
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::watch::ZooKeeperWatch;
@@ -106,6 +107,11 @@ impl ZooKeeper {
         });
         let keeper = Arc::new(Keeper::new(store.clone(), tick));
         Ok(ZooKeeper { store, keeper, capability, hub: OnceLock::new() })
+    }
+
+    /// Returns the reader of the log; the first who asks begins it.
+    fn hub(&self) -> &Arc<Hub> {
+        self.hub.get_or_init(|| Arc::new(Hub::start(self.store.clone())))
     }
 }
 
@@ -177,7 +183,7 @@ impl Driver for ZooKeeper {
         if let Some(after) = after {
             self.capability.check_key("list", after)?;
         }
-        read::list(&self.store, prefix, after, limit).await
+        read::list(&self.store, self.hub().ring(), Ask { prefix, after, limit }).await
     }
 
     async fn commit(&self, txn: Txn) -> Result<Committed> {
@@ -190,8 +196,7 @@ impl Driver for ZooKeeper {
         let now = read::current_revision(&self.store, self.store.deadline()).await?;
         // What was never reached is of another store, or of a future that was lost.
         let place = (from != Revision::ZERO && from <= now).then_some(from);
-        let hub = self.hub.get_or_init(|| Arc::new(Hub::start(self.store.clone())));
-        Ok(Box::new(ZooKeeperWatch::new(self.store.clone(), hub.clone(), prefix.clone(), place)))
+        Ok(Box::new(ZooKeeperWatch::new(self.store.clone(), self.hub().clone(), prefix.clone(), place)))
     }
 }
 

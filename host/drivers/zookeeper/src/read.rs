@@ -8,14 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use althing_core::{BootTime, Key, Page, Record, Result, Revision, SessionId, Stamp, limits};
 use futures::future::{try_join, try_join_all};
 
-use crate::layout::{self, BUCKETS, Estate, session_key};
+use crate::hub::{Look, Ring};
+use crate::layout::{self, BUCKETS, Estate, Place, session_key};
 use crate::store::Store;
+use crate::watch::apply;
 use crate::wire::Wire;
 
 /// How many records are asked for at once.
 const AT_ONCE: usize = 64;
 /// How often a page is read where commits come between its records.
 const PAGE_TRIES: u32 = 8;
+/// How many entries of the log are looked for that may not have been heard of yet.
+const ENTRIES_AHEAD: u32 = 16;
 /// Of how many buckets the names are asked for in one request.
 const BUCKETS_AT_ONCE: usize = 32;
 
@@ -50,28 +54,78 @@ async fn shown(store: &Store, wire: &Wire, key: &Key) -> Result<Option<Record>> 
     Ok(record.filter(|_| is_alive))
 }
 
-/// Reads a page of the records that are to be shown, as of one moment: again where something was committed
-/// meanwhile. Where that goes on and on, the last page read is given, whose records may be of several moments.
-pub(crate) async fn list(store: &Store, prefix: &Key, after: Option<&Key>, limit: u32) -> Result<Page> {
+/// Which records are asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask<'a> {
+    pub(crate) prefix: &'a Key,
+    pub(crate) after: Option<&'a Key>,
+    pub(crate) limit: u32,
+}
+
+/// Reads a page of the records that are to be shown, as of one moment: what was committed meanwhile is taken from
+/// `ring`, or else the page is read again. Where that goes on and on, the last page read is given, whose records may be
+/// of several moments.
+pub(crate) async fn list(store: &Store, ring: &Ring, ask: Ask<'_>) -> Result<Page> {
     let deadline = store.deadline();
     let wire = store.wire("list", deadline).await?;
     let page = async {
         for _ in 1..PAGE_TRIES {
-            let page = page(store, &wire, prefix, after, limit).await?;
-            if revision(store, &wire).await? == page.revision {
+            let page = page(store, &wire, ask).await?;
+            let (now, is_told) = try_join(revision(store, &wire), is_told(store, &wire, ring)).await?;
+            if now == page.revision {
+                return Ok(page);
+            }
+            if is_told && let Some(page) = caught_up(store, &wire, ring, ask, page).await? {
                 return Ok(page);
             }
         }
-        page(store, &wire, prefix, after, limit).await
+        page(store, &wire, ask).await
     };
     store.read("list", deadline, page).await
 }
 
+/// Waits until `ring` holds all that was committed before this was asked. `false` where that is not known.
+async fn is_told(store: &Store, wire: &Wire, ring: &Ring) -> Result<bool> {
+    let Some(next) = ring.next() else { return Ok(false) };
+    let place = |ahead| Place { number: next.number + ahead, ..next };
+    // Sent in this order: a volume that was open is followed by no other.
+    let looks = (0..ENTRIES_AHEAD).map(|ahead| wire.look(&store.layout.entry(place(ahead))));
+    let (found, volume) = try_join(try_join_all(looks), wire.look(&store.layout.volume(next.volume))).await?;
+    let ahead = found.iter().take_while(|entry| entry.is_some()).count() as u32;
+    if ahead == ENTRIES_AHEAD || volume.is_none_or(|volume| volume.version != 0) {
+        return Ok(false);
+    }
+    ring.reach(place(ahead)).await;
+    Ok(true)
+}
+
+/// Lets a page be of the moment up to which `ring` tells. `None` where it does not tell all, or more follows the page.
+async fn caught_up(
+    store: &Store,
+    wire: &Wire,
+    ring: &Ring,
+    ask: Ask<'_>,
+    page: Page,
+) -> Result<Option<Page>> {
+    let Look::Seen { changes, revision } = ring.look(ask.prefix, page.revision) else { return Ok(None) };
+    if page.next.is_some() || changes.len() >= limits::DELTA_CHANGES_MAX {
+        return Ok(None);
+    }
+    let mut records = page.records.into_iter().map(|record| (record.key.clone(), record)).collect();
+    changes.into_iter().for_each(|change| apply(&mut records, ask.prefix, change));
+    let mut records: Vec<Record> = records.into_values().collect();
+    records.retain(|record| ask.after.is_none_or(|after| record.key > *after));
+    hide_dead(store, wire, &mut records).await?;
+    let fits =
+        records.len() <= Page::records_max(ask.limit) && fitting(&records, &mut 0, true) == records.len();
+    Ok(fits.then_some(Page { records, next: None, revision }))
+}
+
 /// Reads a page, and the revision before its first name was read.
-async fn page(store: &Store, wire: &Wire, prefix: &Key, after: Option<&Key>, limit: u32) -> Result<Page> {
-    let (names, revision) = names(store, wire, prefix).await?;
-    let mut names = names.into_iter().filter(|name| after.is_none_or(|after| name > after)).peekable();
-    let (most, mut records, mut bytes) = (Page::records_max(limit), Vec::new(), 0);
+async fn page(store: &Store, wire: &Wire, ask: Ask<'_>) -> Result<Page> {
+    let (names, revision) = names(store, wire, ask.prefix).await?;
+    let mut names = names.into_iter().filter(|name| ask.after.is_none_or(|after| name > after)).peekable();
+    let (most, mut records, mut bytes) = (Page::records_max(ask.limit), Vec::new(), 0);
     let (mut last, mut is_full) = (None, false);
     while names.peek().is_some() && records.len() < most && !is_full {
         let some: Vec<Key> = names.by_ref().take(AT_ONCE.min(most - records.len())).collect();

@@ -88,7 +88,8 @@ impl ZooKeeperWatch {
     }
 }
 
-fn apply(records: &mut BTreeMap<Key, Record>, prefix: &Key, change: Change) {
+/// Lets a change be seen among the records below `prefix`.
+pub(crate) fn apply(records: &mut BTreeMap<Key, Record>, prefix: &Key, change: Change) {
     match change {
         Change::Put(record) if record.key.starts_with(prefix) => {
             records.insert(record.key.clone(), record);

@@ -54,7 +54,7 @@ impl Subject for OnZooKeeper {
 
     async fn restart(&self) -> bool {
         match &mut *self.servers.lock().await {
-            Servers::One(server) => server.node().restart().await,
+            Servers::One(server) => server.node_mut().restart().await,
             Servers::Three(ensemble) => ensemble.restart().await,
         }
         true

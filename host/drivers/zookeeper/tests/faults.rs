@@ -175,14 +175,14 @@ async fn check_nothing_lost(url: &str, disturb: impl AsyncFnOnce()) {
 
 async fn a_kill_of_the_only_server_loses_no_commit_no_session_and_no_change() {
     let mut server = start().await;
-    check_nothing_lost(&server.url("n"), async || server.node().restart().await).await;
+    check_nothing_lost(&server.url("n"), async || server.node_mut().restart().await).await;
 }
 
 async fn a_kill_of_the_leader_loses_no_commit_no_session_and_no_change() {
     let mut ensemble = Ensemble::start(3, ZooKeeperOptions::default()).await.unwrap();
     check_nothing_lost(&ensemble.url("n"), async || {
         let leader = ensemble.leader().unwrap();
-        ensemble.nodes()[leader].kill();
+        ensemble.nodes_mut()[leader].kill();
         while ensemble.leader().is_none() {
             SystemClock.sleep(Duration::from_millis(20)).await;
         }
@@ -196,7 +196,7 @@ async fn a_rolling_restart_loses_no_commit_no_session_and_no_change() {
 }
 
 async fn calls_on_a_stopped_server_end_in_time_and_say_what_they_may_have_done() {
-    let mut server = start().await;
+    let server = start().await;
     let url = format!("{}&timeout=500ms", server.url("n"));
     let connect = async || insist(async || connect(&url).await).await.unwrap();
     let (writer, reader) = (connect().await, connect().await);
@@ -218,7 +218,7 @@ async fn a_write_without_a_server_has_no_effect() {
     let url = server.url("n");
     let driver = connect(&url).await.unwrap();
     put(&driver, "b", "1").await.unwrap();
-    server.node().kill();
+    server.node_mut().kill();
     let error = put(&driver, "a", "1").await.unwrap_err();
     assert!(is_outage(&error) && error.effect() == Effect::None, "{error}");
     check_error(&connect(&url).await.unwrap_err(), Kind::Unavailable, Effect::None);
@@ -294,12 +294,12 @@ async fn a_late_renewal_finds_nothing_left() {
     let driver = connect(&server.url("n")).await.unwrap();
     let session = driver.open(Duration::from_secs(1)).await.unwrap();
     driver.commit(Txn::new().put_owned("mine".into(), "1", session.id)).await.unwrap();
-    server.node().kill();
+    server.node_mut().kill();
     SystemClock.sleep(session.lease_min).await;
     // Whether something is left cannot be told, so it is not said to be lost.
     let error = driver.renew(session.id).await.unwrap_err();
     assert!(is_outage(&error), "{error}");
-    server.node().restart().await;
+    server.node_mut().restart().await;
     let error = insist(async || driver.renew(session.id).await).await.unwrap_err();
     check_error(&error, Kind::SessionLost, Effect::None);
     assert_eq!(value(&driver, "mine").await, None);
