@@ -63,8 +63,9 @@ pub const BACKENDS: &[Backend] = &[
     },
 ];
 
-/// Connects to the backend of a URL. Fails with `Invalid` and a suggestion where no row has its scheme.
-pub(crate) async fn connect(
+/// Connects to the backend of a URL, and to nothing else: the layers that retry and check are not on it. Fails with
+/// `Invalid` and a suggestion where no row has its scheme.
+pub async fn connect(
     location: Location,
     clock: Arc<dyn Clock>,
     chance: Arc<dyn Chance>,

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Result;
+use althing_test_servers::Backend;
+use anyhow::{Context, Result};
 
 use crate::steps::{built, run};
 use crate::{guests, setup};
@@ -16,18 +17,19 @@ pub(crate) struct Args {
     seconds: u64,
 
     /// Where the three hosts keep what the behaviours write.
-    #[arg(long, default_value = "memory", value_parser = ["memory", "redis", "zookeeper"])]
-    backend: String,
+    #[arg(long, default_value = "memory", value_parser = backend)]
+    backend: Backend,
 }
 
 /// Builds what is needed and lets the crowd call. Fails where a promise was broken or something was left behind.
 pub(crate) fn crowd(root: &Path, args: &Args) -> Result<()> {
-    match args.backend.as_str() {
-        "redis" => setup::require_server("redis-server")?,
-        "zookeeper" => setup::require_server("zookeeper")?,
-        _ => {}
-    }
+    args.backend.program().map_or(Ok(()), setup::require_server)?;
     guests::build(root)?;
     let mut crowd = Command::new(built(root, &["--package", "althing-sim", "--bin", "crowd"], "crowd")?);
-    run(crowd.args(["--backend", &args.backend, "--seconds", &args.seconds.to_string()]))
+    run(crowd.args(["--backend", args.backend.name(), "--seconds", &args.seconds.to_string()]))
+}
+
+fn backend(name: &str) -> Result<Backend> {
+    let names = || Backend::ALL.iter().map(|backend| backend.name()).collect::<Vec<_>>().join(" ");
+    Backend::named(name).with_context(|| format!("the backends are {}", names()))
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use althing_core::{Clock, SystemClock};
+use althing_test_servers::Backend::{self, Ensemble, Memory, Redis, ZooKeeper};
 use anyhow::Result;
 use futures::future::BoxFuture;
 use tempfile::TempDir;
@@ -18,7 +19,6 @@ use crate::check::check;
 use crate::history::History;
 use crate::process::Programs;
 use crate::report::Report;
-use crate::server::Backend::{self, Ensemble, Memory, Redis, ZooKeeper};
 use crate::stage::{Setting, Stage};
 
 /// Something that is done to a fleet.

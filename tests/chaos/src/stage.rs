@@ -7,7 +7,7 @@ use std::time::Duration;
 use althing_client::{Client, Membership};
 use althing_core::info::{GroupInfo, JoinAsk, LeaderInfo};
 use althing_core::{Clock, Revision, SeededChance, SystemClock};
-use althing_test_servers::free_port;
+use althing_test_servers::{Backend, EnsemblePlan, Server, VOTERS, ZooKeeperOptions, free_port};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -18,8 +18,8 @@ use crate::history::{Recorder, What};
 use crate::member::MemberAsk;
 use crate::process::{Host, Member, PATIENCE, Programs};
 use crate::proxy::Proxy;
+use crate::route::{Route, route};
 use crate::scenarios::Plan;
-use crate::server::{Backend, Server};
 use crate::watcher;
 
 /// The group whose leadership is fought for.
@@ -77,6 +77,8 @@ pub(crate) struct Stage {
     /// Between each host and its first member.
     pub(crate) doors: Vec<Link>,
     pub(crate) server: Server,
+    /// Between its servers, where the setting asks for it.
+    pub(crate) routes: Vec<Route>,
     /// What has been done so far.
     pub(crate) done: Vec<String>,
     watched: Vec<watch::Receiver<BTreeSet<String>>>,
@@ -89,6 +91,7 @@ impl Stage {
     /// Starts a backend, hosts and members, and waits until all see all of them.
     pub(crate) async fn start(plan: &Plan, setting: Setting) -> Result<Stage> {
         let (programs, backend, seed) = (&plan.programs, plan.backend, plan.seed);
+        let (server, routes) = serve(backend, setting, seed).await?;
         let folder = tempfile::Builder::new().prefix("althing-chaos-").tempdir()?;
         std::fs::create_dir(folder.path().join("history"))?;
         let mut stage = Stage {
@@ -100,7 +103,8 @@ impl Stage {
             hosts: Vec::new(),
             links: Vec::new(),
             doors: Vec::new(),
-            server: Server::start(backend, setting, seed).await?,
+            server,
+            routes,
             done: Vec::new(),
             watched: Vec::new(),
             watchers: JoinSet::new(),
@@ -142,7 +146,7 @@ impl Stage {
             ports.push(proxy.port());
             self.links.push(Link { name: format!("{name} to server {server}"), host: place, proxy });
         }
-        let url = self.server.url(&ports);
+        let url = self.server.url_by(&ports, "chaos");
         let mut host =
             Host::new(&programs.althing, self.folder.path(), &name, &url, self.setting.lease, free_port());
         host.start().await?;
@@ -206,7 +210,7 @@ impl Stage {
     /// Ends the faults of all links, says that all is well from now on, and waits until it shows.
     pub(crate) async fn heal(&self) -> Result<()> {
         self.links.iter().chain(&self.doors).for_each(|link| link.proxy.heal());
-        self.server.routes().iter().for_each(|route| route.proxy.heal());
+        self.routes.iter().for_each(|route| route.proxy.heal());
         self.recorder.note(What::Healed { within: LED_WITHIN.as_nanos() as u64 });
         self.settle().await
     }
@@ -369,4 +373,16 @@ async fn sounding(client: &Client) -> althing_core::Result<Membership> {
     let membership = Membership::open(client.clone(), None).await?;
     membership.join(GROUP, &JoinAsk { id: SOUNDING.into(), ..JoinAsk::default() }).await?;
     Ok(membership)
+}
+
+/// Starts a backend, with proxies between its servers where the setting asks for them. Fails where it is not installed.
+async fn serve(backend: Backend, setting: Setting, seed: u64) -> Result<(Server, Vec<Route>)> {
+    let missing = || format!("{} is not installed", backend.name());
+    if backend != Backend::Ensemble || !setting.routed {
+        return Ok((Server::start(backend, setting.tick).await.with_context(missing)?, Vec::new()));
+    }
+    let options = ZooKeeperOptions { tick: setting.tick, ..ZooKeeperOptions::default() };
+    let mut plan = EnsemblePlan::new(VOTERS, options).with_context(missing)?;
+    let routes = route(&mut plan, seed).await;
+    Ok((Server::Ensemble(plan.start().await), routes))
 }

@@ -11,12 +11,14 @@
     reason = "only tests use this; a server that does not start must end the test with its log"
 )]
 
+mod backend;
 mod certificate;
 mod process;
 mod redis;
 mod suite;
 mod zookeeper;
 
+pub use backend::{Backend, Server, VOTERS};
 pub use redis::{Redis, RedisOptions};
 pub use suite::{Test, run};
 pub use zookeeper::{Ensemble, EnsemblePlan, Node, ZooKeeper, ZooKeeperOptions};

@@ -170,8 +170,13 @@ impl ZooKeeper {
         self.node.folder.path().join("server.crt")
     }
 
-    /// Returns the server's process, to disturb it.
-    pub fn node(&mut self) -> &mut Node {
+    /// Returns the server's process.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Returns the server's process, to end it or start it.
+    pub fn node_mut(&mut self) -> &mut Node {
         &mut self.node
     }
 }
@@ -263,8 +268,13 @@ impl Ensemble {
         url(self.nodes.iter().map(Node::port), namespace)
     }
 
-    /// Returns the servers, to disturb them.
-    pub fn nodes(&mut self) -> &mut [Node] {
+    /// Returns the servers.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Returns the servers, to end them or start them.
+    pub fn nodes_mut(&mut self) -> &mut [Node] {
         &mut self.nodes
     }
 

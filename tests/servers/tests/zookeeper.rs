@@ -19,20 +19,20 @@ althing_test_servers::suite! {
 
 async fn comes_back_after_a_kill() {
     let mut server = ZooKeeper::start(ZooKeeperOptions::default()).await.expect("the server is there");
-    server.node().kill();
+    server.node_mut().kill();
     assert_eq!(server.node().status(), None);
-    server.node().restart().await;
+    server.node_mut().restart().await;
     assert!(server.node().status().is_some_and(|status| status.contains("Mode: standalone")));
 }
 
 async fn an_ensemble_finds_another_leader() {
     let mut ensemble = Ensemble::start(3, ZooKeeperOptions::default()).await.expect("the servers are there");
     let leader = ensemble.leader().expect("one of them leads");
-    ensemble.nodes()[leader].kill();
+    ensemble.nodes_mut()[leader].kill();
     while ensemble.leader().is_none_or(|found| found == leader) {
         SystemClock.sleep(Duration::from_millis(20)).await;
     }
-    ensemble.nodes()[leader].restart().await;
+    ensemble.nodes_mut()[leader].restart().await;
     assert!(!ensemble.nodes()[leader].is_leader());
 }
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use althing_core::info::SessionAsk;
 use althing_core::{Chance, Clock, Effect, Error, Kind, OsChance, Result, SystemClock};
-use althing_runtime::{Runtime, RuntimeConfig};
+use althing_runtime::Runtime;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::{Backend, Client, Fleet, eventually, shipped};
+use crate::{Client, Fleet, Stage, eventually, shipped};
 use witness::Witness;
 
 /// How many permits there are.
@@ -57,12 +57,8 @@ pub struct Told {
 }
 
 /// Starts three hosts on which both behaviours answer.
-pub async fn fleet(backend: &Backend) -> Fleet {
-    let mut fleet = Fleet::on(backend.connect().await);
-    for seed in 2..5 {
-        let change = |config: &mut RuntimeConfig| config.lease = LEASE;
-        fleet.add_host_with(backend.connect().await, seed, change).await;
-    }
+pub async fn fleet(stage: &Stage) -> Fleet {
+    let fleet = stage.fleet_with(3, |config| config.lease = LEASE).await;
     bind(&fleet).await;
     fleet
 }

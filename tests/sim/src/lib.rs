@@ -1,7 +1,7 @@
 //! Fleets of hosts in one process, with faults on their way to the backend.
 //!
-//! The hosts are real runtimes on one shared in-memory store; each reaches it through a chaos layer of its own, so
-//! that a test can cut off or slow down one host alone. A [`Witness`] records every term as the store orders them and
+//! The hosts are real runtimes on one [`Stage`], a namespace on a real backend; each reaches it through a chaos layer of
+//! its own, so that a test can cut off or slow down one host alone. A [`Witness`] records every term as the store orders them and
 //! looks at what every host believes to hold.
 
 #![allow(
@@ -11,8 +11,9 @@
     reason = "only tests use this; what fails here fails the test"
 )]
 
-mod backend;
 pub mod crowd;
+mod stage;
+mod suite;
 mod witness;
 
 use std::path::PathBuf;
@@ -24,13 +25,13 @@ use althing_core::info::{
 };
 use althing_core::layers::{self, Chaos, Faults};
 use althing_core::{Chance, Clock, Driver, Principal, Secret, SeededChance, SystemClock};
-use althing_driver_memory::Memory;
 use althing_engine::{Bundle, Engine, EngineConfig};
 use althing_runtime::{GroupStream, Runtime, RuntimeConfig, SessionKey, SessionStream, Tuning};
 use bytes::Bytes;
 use serde_json::Value;
 
-pub use backend::{BACKENDS, Backend};
+pub use stage::{Stage, TICK};
+pub use suite::{Test, run};
 pub use witness::{Term, Witness};
 
 /// The longest a test waits for anything: far longer than it takes, so that reaching it is a failure.
@@ -66,29 +67,9 @@ pub fn quick() -> Tuning {
 }
 
 impl Fleet {
-    /// Starts `count` hosts on one in-memory store, with a lease of one second.
-    pub async fn start(count: usize, tuning: Tuning) -> Fleet {
-        let store: Arc<dyn Driver> =
-            Arc::new(Memory::new(Arc::new(SystemClock), Arc::new(SeededChance::new(1))));
-        let mut fleet = Fleet::on(store.clone());
-        for index in 0..count {
-            fleet.add_host(store.clone(), index as u64 + 2, tuning).await;
-        }
-        fleet
-    }
-
-    /// Makes a fleet without hosts.
-    pub fn on(store: Arc<dyn Driver>) -> Fleet {
-        Fleet { hosts: Vec::new(), store }
-    }
-
-    /// Starts one more host, which reaches the store by `way`.
-    pub async fn add_host(&mut self, way: Arc<dyn Driver>, seed: u64, tuning: Tuning) {
-        self.add_host_with(way, seed, |config| config.tuning = tuning).await;
-    }
-
-    /// Starts one more host, whose configuration `change` makes another.
-    pub async fn add_host_with(
+    /// Starts one more host, which reaches the store by `way`. It has a lease of one second, unless `change` says
+    /// otherwise.
+    pub async fn add_host(
         &mut self,
         way: Arc<dyn Driver>,
         seed: u64,

@@ -10,15 +10,35 @@ use althing_core::info::{BehaviourOutcome, SessionEvent};
 use althing_core::layers::{Fault, Operation};
 use althing_core::{Key, Kind, Principal, Result, Txn};
 use althing_sim::{
-    Backend, Client, Fleet, PATIENCE, crowd, eventually, eventually_found, next_told, quick, shipped,
-    shipped_as,
+    Client, Fleet, PATIENCE, Stage, crowd, eventually, eventually_found, next_told, shipped, shipped_as,
 };
+use althing_test_servers::Backend;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+althing_sim::suite! {
+    Backend::ALL => [
+        permits_go_over_three_hosts_in_the_order_of_coming,
+        a_session_that_ends_frees_its_permit_at_once_and_its_place_in_the_line,
+        a_host_that_dies_frees_its_permits_within_a_lease,
+        a_request_that_is_dropped_leaves_nothing_behind,
+        who_is_told_that_the_time_is_over_holds_nothing,
+        a_commit_that_outlives_its_request_is_taken_back,
+        a_commit_that_lands_after_its_session_ended_is_removed,
+        a_commit_whose_reply_is_lost_is_found_and_owned,
+        calls_that_wait_are_asked_again_by_what_is_bound_next,
+        a_host_that_has_not_heard_of_a_swap_commits_nothing_by_the_former_behaviour,
+        a_behaviour_that_is_removed_answers_nobody,
+        a_host_that_loses_its_session_fails_the_calls_that_began_under_it,
+        a_barrier_lets_all_parties_go_or_none,
+        a_policy_is_bound_only_where_its_kind_belongs,
+        a_crowd_whose_callers_and_host_are_killed_never_passes_the_limit,
+    ],
+}
+
 /// Hosts on which both shipped behaviours answer.
-async fn fleet(hosts: usize) -> Fleet {
-    let fleet = Fleet::start(hosts, quick()).await;
+async fn fleet(stage: &Stage, hosts: usize) -> Fleet {
+    let fleet = stage.fleet(hosts).await;
     crowd::bind(&fleet).await;
     fleet
 }
@@ -58,9 +78,8 @@ async fn until_nothing_is_left(fleet: &Fleet) {
     eventually_found("nothing is left", async || left_behind(fleet).await.is_empty()).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn permits_go_over_three_hosts_in_the_order_of_coming() {
-    let fleet = fleet(3).await;
+async fn permits_go_over_three_hosts_in_the_order_of_coming(stage: Stage) {
+    let fleet = fleet(&stage, 3).await;
     let holder = fleet.hosts[0].session();
     let held = acquire(&holder, 1).await.unwrap();
     assert_eq!((&held["outcome"], &held["slot"]), (&json!("held"), &json!(0)));
@@ -84,9 +103,8 @@ async fn permits_go_over_three_hosts_in_the_order_of_coming() {
     until_nothing_is_left(&fleet).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_that_ends_frees_its_permit_at_once_and_its_place_in_the_line() {
-    let fleet = fleet(2).await;
+async fn a_session_that_ends_frees_its_permit_at_once_and_its_place_in_the_line(stage: Stage) {
+    let fleet = fleet(&stage, 2).await;
     let (holder, quitter, next) =
         (fleet.hosts[0].session(), fleet.hosts[0].session(), fleet.hosts[1].session());
     acquire(&holder, 1).await.unwrap();
@@ -102,9 +120,8 @@ async fn a_session_that_ends_frees_its_permit_at_once_and_its_place_in_the_line(
     until_nothing_is_left(&fleet).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_dies_frees_its_permits_within_a_lease() {
-    let fleet = fleet(2).await;
+async fn a_host_that_dies_frees_its_permits_within_a_lease(stage: Stage) {
+    let fleet = fleet(&stage, 2).await;
     acquire(&fleet.hosts[0].session(), 1).await.unwrap();
     let client = fleet.hosts[1].session();
     let waits = wait_in_line(&client, 1).await;
@@ -112,9 +129,8 @@ async fn a_host_that_dies_frees_its_permits_within_a_lease() {
     assert_eq!(waits.await.unwrap().unwrap()["outcome"], "held");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_is_dropped_leaves_nothing_behind() {
-    let fleet = fleet(2).await;
+async fn a_request_that_is_dropped_leaves_nothing_behind(stage: Stage) {
+    let fleet = fleet(&stage, 2).await;
     let (holder, client) = (fleet.hosts[0].session(), fleet.hosts[1].session());
     acquire(&holder, 1).await.unwrap();
     let waits = wait_in_line(&client, 1).await;
@@ -127,9 +143,8 @@ async fn a_request_that_is_dropped_leaves_nothing_behind() {
     assert!(left_behind(&fleet).await.is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_told_that_the_time_is_over_holds_nothing() {
-    let fleet = fleet(1).await;
+async fn who_is_told_that_the_time_is_over_holds_nothing(stage: Stage) {
+    let fleet = fleet(&stage, 1).await;
     let (holder, client) = (fleet.hosts[0].session(), fleet.hosts[0].session());
     acquire(&holder, 1).await.unwrap();
     let body = json!({ "name": "db", "limit": 1 });
@@ -141,9 +156,8 @@ async fn who_is_told_that_the_time_is_over_holds_nothing() {
     assert!(calls.iter().any(|call| call.outcome == BehaviourOutcome::TimedOut && call.attempts > 1));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_that_outlives_its_request_is_taken_back() {
-    let fleet = fleet(1).await;
+async fn a_commit_that_outlives_its_request_is_taken_back(stage: Stage) {
+    let fleet = fleet(&stage, 1).await;
     let host = &fleet.hosts[0];
     let (client, other) = (host.session(), host.session());
     host.faults.inject_on_commits(Fault::Delay(Duration::from_millis(300)), writes_data);
@@ -155,9 +169,8 @@ async fn a_commit_that_outlives_its_request_is_taken_back() {
     assert_eq!(acquire(&other, 1).await.unwrap()["outcome"], "held", "nobody else holds it for long");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_that_lands_after_its_session_ended_is_removed() {
-    let fleet = fleet(1).await;
+async fn a_commit_that_lands_after_its_session_ended_is_removed(stage: Stage) {
+    let fleet = fleet(&stage, 1).await;
     let host = &fleet.hosts[0];
     let client = host.session();
     host.faults.inject_on_commits(Fault::BlackHole, writes_data);
@@ -173,9 +186,8 @@ async fn a_commit_that_lands_after_its_session_ended_is_removed() {
     until_nothing_is_left(&fleet).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_whose_reply_is_lost_is_found_and_owned() {
-    let fleet = fleet(1).await;
+async fn a_commit_whose_reply_is_lost_is_found_and_owned(stage: Stage) {
+    let fleet = fleet(&stage, 1).await;
     let host = &fleet.hosts[0];
     let (client, other) = (host.session(), host.session());
     host.faults.inject_on_commits(Fault::LoseReply, writes_data);
@@ -188,9 +200,8 @@ async fn a_commit_whose_reply_is_lost_is_found_and_owned() {
     assert_eq!(acquire(&other, 1).await.unwrap()["outcome"], "held");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_that_wait_are_asked_again_by_what_is_bound_next() {
-    let fleet = fleet(2).await;
+async fn calls_that_wait_are_asked_again_by_what_is_bound_next(stage: Stage) {
+    let fleet = fleet(&stage, 2).await;
     let (holder, client) = (fleet.hosts[0].session(), fleet.hosts[1].session());
     acquire(&holder, 1).await.unwrap();
     let waits = wait_in_line(&client, 1).await;
@@ -207,9 +218,8 @@ async fn calls_that_wait_are_asked_again_by_what_is_bound_next() {
     assert_eq!((back.epoch, back.binding.version.as_str()), (3, "0.1.0"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_has_not_heard_of_a_swap_commits_nothing_by_the_former_behaviour() {
-    let fleet = fleet(2).await;
+async fn a_host_that_has_not_heard_of_a_swap_commits_nothing_by_the_former_behaviour(stage: Stage) {
+    let fleet = fleet(&stage, 2).await;
     let (near, far) = (&fleet.hosts[0], &fleet.hosts[1]);
     far.faults.inject(Operation::Next, Fault::BlackHole);
     near.push(&shipped_as("semaphore", "9.9.9")).await;
@@ -230,9 +240,8 @@ async fn a_host_that_has_not_heard_of_a_swap_commits_nothing_by_the_former_behav
     assert!(call.attempts > 1, "what the former one was to commit met another binding");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_behaviour_that_is_removed_answers_nobody() {
-    let fleet = fleet(2).await;
+async fn a_behaviour_that_is_removed_answers_nobody(stage: Stage) {
+    let fleet = fleet(&stage, 2).await;
     let (holder, client) = (fleet.hosts[0].session(), fleet.hosts[1].session());
     acquire(&holder, 1).await.unwrap();
     let waits = wait_in_line(&client, 1).await;
@@ -245,9 +254,8 @@ async fn a_behaviour_that_is_removed_answers_nobody() {
     until_nothing_is_left(&fleet).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_loses_its_session_fails_the_calls_that_began_under_it() {
-    let fleet = fleet(2).await;
+async fn a_host_that_loses_its_session_fails_the_calls_that_began_under_it(stage: Stage) {
+    let fleet = fleet(&stage, 2).await;
     let (holder, client) = (fleet.hosts[1].session(), fleet.hosts[0].session());
     acquire(&holder, 1).await.unwrap();
     let waits = wait_in_line(&client, 1).await;
@@ -271,9 +279,8 @@ async fn a_host_that_loses_its_session_fails_the_calls_that_began_under_it() {
     assert_eq!(waits.await.unwrap().unwrap()["outcome"], "held", "a new call goes on under the new session");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_barrier_lets_all_parties_go_or_none() {
-    let fleet = fleet(3).await;
+async fn a_barrier_lets_all_parties_go_or_none(stage: Stage) {
+    let fleet = fleet(&stage, 3).await;
     let clients: Vec<_> = fleet.hosts.iter().map(|host| host.session()).collect();
     let wait = |client: &Client| {
         let client = client.clone();
@@ -298,9 +305,8 @@ async fn a_barrier_lets_all_parties_go_or_none() {
     until_nothing_is_left(&fleet).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_policy_is_bound_only_where_its_kind_belongs() {
-    let fleet = fleet(1).await;
+async fn a_policy_is_bound_only_where_its_kind_belongs(stage: Stage) {
+    let fleet = fleet(&stage, 1).await;
     let host = &fleet.hosts[0];
     let me = Principal::Embedder;
     fleet.create("web").await;
@@ -319,9 +325,8 @@ async fn a_policy_is_bound_only_where_its_kind_belongs() {
     assert_eq!((policy.groups, policy.behaviours), (vec![], vec!["semaphore".to_owned()]));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_whose_callers_and_host_are_killed_never_passes_the_limit() {
-    let fleet = crowd::fleet(&Backend::start("memory").await.unwrap()).await;
+async fn a_crowd_whose_callers_and_host_are_killed_never_passes_the_limit(stage: Stage) {
+    let fleet = crowd::fleet(&stage).await;
     let told = crowd::gather(&fleet, 32, Duration::from_secs(5)).await;
     assert!(told.wrong.is_empty(), "{told:?}");
 }

@@ -5,15 +5,26 @@
 use althing_core::info::{Event, SessionAsk, SessionEvent, StoodDown};
 use althing_core::{Kind, Principal};
 use althing_runtime::Runtime;
-use althing_sim::{Fleet, Witness, eventually, led_by, next_event, next_told, quick, shipped, told_elected};
+use althing_sim::{Fleet, Stage, Witness, eventually, led_by, next_event, next_told, shipped, told_elected};
+use althing_test_servers::Backend;
+
+althing_sim::suite! {
+    Backend::ALL => [
+        the_oldest_leads_and_the_next_follows_when_its_session_ends,
+        a_weighted_rule_moves_the_leadership_to_another_host_and_back,
+        a_remote_leader_is_asked_to_stop_and_the_move_waits_for_its_word,
+        a_leader_that_stands_down_is_passed_over_while_there_are_others,
+        nobody_leads_below_the_quorum_and_somebody_does_above_it,
+        no_decision_after_a_swap_is_made_by_the_retired_digest,
+    ],
+}
 
 fn runtimes(fleet: &Fleet) -> Vec<Runtime> {
     fleet.hosts.iter().map(|host| host.runtime.clone()).collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_oldest_leads_and_the_next_follows_when_its_session_ends() {
-    let fleet = Fleet::start(1, quick()).await;
+async fn the_oldest_leads_and_the_next_follows_when_its_session_ends(stage: Stage) {
+    let fleet = stage.fleet(1).await;
     fleet.create("web").await;
     let runtime = &fleet.hosts[0].runtime;
     let witness = Witness::begin(runtime, &runtimes(&fleet), "web");
@@ -33,9 +44,8 @@ async fn the_oldest_leads_and_the_next_follows_when_its_session_ends() {
     assert_eq!(terms.iter().map(|term| term.member.as_str()).collect::<Vec<_>>(), ["a", "b"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_weighted_rule_moves_the_leadership_to_another_host_and_back() {
-    let fleet = Fleet::start(3, quick()).await;
+async fn a_weighted_rule_moves_the_leadership_to_another_host_and_back(stage: Stage) {
+    let fleet = stage.fleet(3).await;
     fleet.create("web").await;
     let witness = Witness::begin(&fleet.hosts[0].runtime, &runtimes(&fleet), "web");
     let clients: Vec<_> = fleet.hosts.iter().map(|host| host.session()).collect();
@@ -62,9 +72,8 @@ async fn a_weighted_rule_moves_the_leadership_to_another_host_and_back() {
     witness.attest().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_remote_leader_is_asked_to_stop_and_the_move_waits_for_its_word() {
-    let fleet = Fleet::start(2, quick()).await;
+async fn a_remote_leader_is_asked_to_stop_and_the_move_waits_for_its_word(stage: Stage) {
+    let fleet = stage.fleet(2).await;
     fleet.create("web").await;
     let ask = SessionAsk { ttl_ms: Some(600_000), ..SessionAsk::default() };
     let leader = fleet.hosts[0].session_with(ask, true);
@@ -88,9 +97,8 @@ async fn a_remote_leader_is_asked_to_stop_and_the_move_waits_for_its_word() {
     led_by(&fleet.hosts[1].runtime, "web", "b").await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_stands_down_is_passed_over_while_there_are_others() {
-    let fleet = Fleet::start(2, quick()).await;
+async fn a_leader_that_stands_down_is_passed_over_while_there_are_others(stage: Stage) {
+    let fleet = stage.fleet(2).await;
     fleet.create("web").await;
     fleet.hosts[0].session().join("web", "a", 1).await;
     led_by(&fleet.hosts[1].runtime, "web", "a").await;
@@ -102,9 +110,8 @@ async fn a_leader_that_stands_down_is_passed_over_while_there_are_others() {
     assert_eq!(none.kind(), Kind::NotFound);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_leads_below_the_quorum_and_somebody_does_above_it() {
-    let fleet = Fleet::start(2, quick()).await;
+async fn nobody_leads_below_the_quorum_and_somebody_does_above_it(stage: Stage) {
+    let fleet = stage.fleet(2).await;
     fleet.create("web").await;
     fleet.hosts[0].push(&shipped("elect-quorum")).await;
     fleet.hosts[0].activate("web", "elect-quorum").await;
@@ -122,9 +129,8 @@ async fn nobody_leads_below_the_quorum_and_somebody_does_above_it() {
     eventually("the leader gives up", || runtime.group("web").unwrap().leader.is_none()).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_decision_after_a_swap_is_made_by_the_retired_digest() {
-    let fleet = Fleet::start(1, quick()).await;
+async fn no_decision_after_a_swap_is_made_by_the_retired_digest(stage: Stage) {
+    let fleet = stage.fleet(1).await;
     fleet.create("web").await;
     let host = &fleet.hosts[0];
     host.session().join("web", "a", 1).await;

@@ -8,7 +8,24 @@ use althing_core::info::{Outcome, SessionEvent, Standing};
 use althing_core::layers::{Fault, Operation};
 use althing_core::{Key, Revision, SystemClock, Txn, Write};
 use althing_runtime::{Runtime, Tuning};
-use althing_sim::{Fleet, Witness, eventually, fixture, led_by, next_told, quick, shipped, told_elected};
+use althing_sim::{
+    Fleet, Stage, Witness, eventually, fixture, led_by, next_told, quick, shipped, told_elected,
+};
+use althing_test_servers::Backend;
+
+althing_sim::suite! {
+    Backend::ALL => [
+        a_candidate_whose_claims_are_lost_is_passed_over,
+        a_claim_whose_reply_is_lost_is_found_and_held,
+        a_host_that_is_cut_off_stops_before_another_leads,
+        a_nominee_that_never_answers_leaves_the_incumbent_leading,
+        a_rule_that_alternates_moves_no_more_often_than_the_cap,
+        bad_rules_leave_a_group_neither_leaderless_nor_without_a_word,
+        a_host_that_cannot_load_the_bound_rule_is_behind_and_decides_nothing,
+        a_host_that_hears_late_decides_by_the_older_rule_and_changes_nothing_by_it,
+        a_storm_of_joins_leaves_swaps_and_lost_messages_keeps_the_promises,
+    ],
+}
 
 fn runtimes(fleet: &Fleet) -> Vec<Runtime> {
     fleet.hosts.iter().map(|host| host.runtime.clone()).collect()
@@ -20,9 +37,8 @@ fn writes_group(txn: &Txn) -> bool {
     txn.writes.iter().any(|write| matches!(write, Write::Put { key, .. } if key.starts_with(&groups)))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_candidate_whose_claims_are_lost_is_passed_over() {
-    let fleet = Fleet::start(3, quick()).await;
+async fn a_candidate_whose_claims_are_lost_is_passed_over(stage: Stage) {
+    let fleet = stage.fleet(3).await;
     fleet.create("web").await;
     let witness = Witness::begin(&fleet.hosts[1].runtime, &runtimes(&fleet), "web");
     fleet.hosts[0].faults.inject_on_commits(Fault::LoseRequest, writes_group);
@@ -35,9 +51,8 @@ async fn a_candidate_whose_claims_are_lost_is_passed_over() {
     witness.attest().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_whose_reply_is_lost_is_found_and_held() {
-    let fleet = Fleet::start(1, quick()).await;
+async fn a_claim_whose_reply_is_lost_is_found_and_held(stage: Stage) {
+    let fleet = stage.fleet(1).await;
     fleet.create("web").await;
     let host = &fleet.hosts[0];
     host.faults.inject_on_commits(Fault::LoseReply, writes_group);
@@ -49,9 +64,8 @@ async fn a_claim_whose_reply_is_lost_is_found_and_held() {
     assert_eq!(host.runtime.group("web").unwrap().leader.unwrap().term, hold.term);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_is_cut_off_stops_before_another_leads() {
-    let fleet = Fleet::start(2, quick()).await;
+async fn a_host_that_is_cut_off_stops_before_another_leads(stage: Stage) {
+    let fleet = stage.fleet(2).await;
     fleet.create("web").await;
     let witness = Witness::begin(&fleet.hosts[1].runtime, &runtimes(&fleet), "web");
     let (first, second) = (fleet.hosts[0].session(), fleet.hosts[1].session());
@@ -85,9 +99,8 @@ async fn a_host_that_is_cut_off_stops_before_another_leads() {
     witness.attest().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_nominee_that_never_answers_leaves_the_incumbent_leading() {
-    let fleet = Fleet::start(2, quick()).await;
+async fn a_nominee_that_never_answers_leaves_the_incumbent_leading(stage: Stage) {
+    let fleet = stage.fleet(2).await;
     fleet.create("web").await;
     let witness = Witness::begin(&fleet.hosts[0].runtime, &runtimes(&fleet), "web");
     let (first, second) = (fleet.hosts[0].session(), fleet.hosts[1].session());
@@ -109,10 +122,9 @@ async fn a_nominee_that_never_answers_leaves_the_incumbent_leading() {
     assert_eq!(terms.len(), 1, "the incumbent never stopped: {terms:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rule_that_alternates_moves_no_more_often_than_the_cap() {
+async fn a_rule_that_alternates_moves_no_more_often_than_the_cap(stage: Stage) {
     let cap = 4;
-    let fleet = Fleet::start(2, Tuning { moves_per_minute: cap, ..quick() }).await;
+    let fleet = stage.fleet_paced(2, Tuning { moves_per_minute: cap, ..quick() }).await;
     fleet.create("web").await;
     let witness = Witness::begin(&fleet.hosts[0].runtime, &runtimes(&fleet), "web");
     let clients: Vec<_> = fleet.hosts.iter().map(|host| host.session()).collect();
@@ -138,23 +150,22 @@ async fn a_rule_that_alternates_moves_no_more_often_than_the_cap() {
     assert_eq!(terms.len(), cap as usize + 1, "{terms:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bad_rules_leave_a_group_neither_leaderless_nor_without_a_word() {
+async fn bad_rules_leave_a_group_neither_leaderless_nor_without_a_word(stage: Stage) {
+    let fleet = stage.fleet(2).await;
     for (name, said) in [("traps", "trap"), ("answers-a-stranger", "no member"), ("spins", "cpu")] {
-        let fleet = Fleet::start(2, quick()).await;
-        fleet.create("web").await;
+        fleet.create(name).await;
         fleet.hosts[0].push(&fixture(name, 1)).await;
-        fleet.hosts[0].activate("web", name).await;
+        fleet.hosts[0].activate(name, name).await;
         let clients: Vec<_> = fleet.hosts.iter().map(|host| host.session()).collect();
         for (index, client) in clients.iter().enumerate() {
-            client.join("web", &format!("m{index}"), 1).await;
+            client.join(name, &format!("m{index}"), 1).await;
         }
-        led_by(&fleet.hosts[1].runtime, "web", "m0").await;
+        led_by(&fleet.hosts[1].runtime, name, "m0").await;
         clients[0].end().await;
-        led_by(&fleet.hosts[1].runtime, "web", "m1").await;
+        led_by(&fleet.hosts[1].runtime, name, "m1").await;
         let runtime = &fleet.hosts[1].runtime;
         let claim = || {
-            let decisions = runtime.decisions("web", 100).unwrap();
+            let decisions = runtime.decisions(name, 100).unwrap();
             decisions.into_iter().find(|decision| decision.outcome == Outcome::Claimed)
         };
         eventually("the claim is recorded", || claim().is_some()).await;
@@ -165,9 +176,8 @@ async fn bad_rules_leave_a_group_neither_leaderless_nor_without_a_word() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_cannot_load_the_bound_rule_is_behind_and_decides_nothing() {
-    let fleet = Fleet::start(3, quick()).await;
+async fn a_host_that_cannot_load_the_bound_rule_is_behind_and_decides_nothing(stage: Stage) {
+    let fleet = stage.fleet(3).await;
     fleet.create("web").await;
     let witness = Witness::begin(&fleet.hosts[0].runtime, &runtimes(&fleet), "web");
     // Host 2 cannot read what lies in the backend, only what its watch brings.
@@ -199,9 +209,8 @@ async fn a_host_that_cannot_load_the_bound_rule_is_behind_and_decides_nothing() 
     witness.attest().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_hears_late_decides_by_the_older_rule_and_changes_nothing_by_it() {
-    let fleet = Fleet::start(2, quick()).await;
+async fn a_host_that_hears_late_decides_by_the_older_rule_and_changes_nothing_by_it(stage: Stage) {
+    let fleet = stage.fleet(2).await;
     fleet.create("web").await;
     for policy in ["elect-oldest", "elect-weighted"] {
         fleet.hosts[0].push(&shipped(policy)).await;
@@ -217,7 +226,8 @@ async fn a_host_that_hears_late_decides_by_the_older_rule_and_changes_nothing_by
     })
     .await;
     let witness = Witness::begin(&fleet.hosts[0].runtime, &runtimes(&fleet), "web");
-    fleet.hosts[1].faults.inject(Operation::Next, Fault::Delay(Duration::from_millis(400)));
+    // Far longer than it takes to change the rule.
+    fleet.hosts[1].faults.inject(Operation::Next, Fault::Delay(Duration::from_secs(1)));
     // The vacancy is heard of late, and by then the rule has changed.
     first.end().await;
     fleet.hosts[0].activate("web", "elect-weighted").await;
@@ -233,9 +243,8 @@ async fn a_host_that_hears_late_decides_by_the_older_rule_and_changes_nothing_by
     witness.attest().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_storm_of_joins_leaves_swaps_and_lost_messages_keeps_the_promises() {
-    let fleet = Fleet::start(3, quick()).await;
+async fn a_storm_of_joins_leaves_swaps_and_lost_messages_keeps_the_promises(stage: Stage) {
+    let fleet = stage.fleet(3).await;
     fleet.create("web").await;
     for policy in ["elect-oldest", "elect-weighted"] {
         fleet.hosts[0].push(&shipped(policy)).await;

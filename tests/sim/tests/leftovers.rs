@@ -10,7 +10,19 @@ use althing_core::info::JoinAsk;
 use althing_core::layers::{Fault, Operation};
 use althing_core::{Effect, Key, Principal, Txn, Write};
 use althing_runtime::Runtime;
-use althing_sim::{Client, Fleet, eventually, quick};
+use althing_sim::{Client, Fleet, Stage, eventually};
+use althing_test_servers::Backend;
+
+althing_sim::suite! {
+    Backend::ALL => [
+        a_member_whose_join_nobody_waited_for_goes_with_its_session,
+        a_leave_that_nobody_waited_for_is_done_to_its_end,
+        a_leave_that_failed_is_done_when_the_backend_is_back,
+        a_join_of_unknown_fate_is_taken_back_and_can_be_asked_for_again,
+        a_write_that_cannot_be_read_back_is_not_called_refused,
+        a_group_that_may_be_on_its_way_is_not_said_to_be_there,
+    ],
+}
 
 /// Long enough for a call to have begun, and shorter than the delay it suffers.
 const GIVE_UP: Duration = Duration::from_millis(50);
@@ -32,16 +44,15 @@ async fn join(client: &Client, id: &str) -> althing_core::Result<()> {
     client.runtime.join(&client.key, "web", ask).await.map(drop)
 }
 
-async fn one_host() -> (Fleet, Client) {
-    let fleet = Fleet::start(1, quick()).await;
+async fn one_host(stage: &Stage) -> (Fleet, Client) {
+    let fleet = stage.fleet(1).await;
     fleet.create("web").await;
     let client = fleet.hosts[0].session();
     (fleet, client)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_whose_join_nobody_waited_for_goes_with_its_session() {
-    let (fleet, client) = one_host().await;
+async fn a_member_whose_join_nobody_waited_for_goes_with_its_session(stage: Stage) {
+    let (fleet, client) = one_host(&stage).await;
     fleet.hosts[0].faults.inject_on_commits(SLOW, writes_member);
     assert!(tokio::time::timeout(GIVE_UP, join(&client, "a")).await.is_err(), "it was given up");
     let runtime = &fleet.hosts[0].runtime;
@@ -50,9 +61,8 @@ async fn a_member_whose_join_nobody_waited_for_goes_with_its_session() {
     eventually("it is gone", || members(runtime).is_empty()).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leave_that_nobody_waited_for_is_done_to_its_end() {
-    let (fleet, client) = one_host().await;
+async fn a_leave_that_nobody_waited_for_is_done_to_its_end(stage: Stage) {
+    let (fleet, client) = one_host(&stage).await;
     join(&client, "a").await.unwrap();
     fleet.hosts[0].faults.inject(Operation::Get, SLOW);
     fleet.hosts[0].faults.inject_on_commits(Fault::LoseRequest, writes_member);
@@ -63,9 +73,8 @@ async fn a_leave_that_nobody_waited_for_is_done_to_its_end() {
     eventually("it is gone", || members(runtime).is_empty()).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leave_that_failed_is_done_when_the_backend_is_back() {
-    let (fleet, client) = one_host().await;
+async fn a_leave_that_failed_is_done_when_the_backend_is_back(stage: Stage) {
+    let (fleet, client) = one_host(&stage).await;
     join(&client, "a").await.unwrap();
     fleet.hosts[0].faults.inject(Operation::Commit, Fault::Refuse);
     client.runtime.leave(&client.key, "web", "a").await.unwrap_err();
@@ -76,9 +85,8 @@ async fn a_leave_that_failed_is_done_when_the_backend_is_back() {
     eventually("it is gone", || members(runtime).is_empty()).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_join_of_unknown_fate_is_taken_back_and_can_be_asked_for_again() {
-    let (fleet, client) = one_host().await;
+async fn a_join_of_unknown_fate_is_taken_back_and_can_be_asked_for_again(stage: Stage) {
+    let (fleet, client) = one_host(&stage).await;
     let (runtime, faults) = (&fleet.hosts[0].runtime, &fleet.hosts[0].faults);
     // It reads first; from then on nothing can be read any more.
     faults.inject(Operation::Get, SLOW);
@@ -98,9 +106,8 @@ async fn a_join_of_unknown_fate_is_taken_back_and_can_be_asked_for_again() {
     assert_eq!(members(runtime), ["a"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_cannot_be_read_back_is_not_called_refused() {
-    let (fleet, client) = one_host().await;
+async fn a_write_that_cannot_be_read_back_is_not_called_refused(stage: Stage) {
+    let (fleet, client) = one_host(&stage).await;
     let create = || client.runtime.create_group(&Principal::Embedder, "new");
     fleet.hosts[0].faults.inject(Operation::Commit, Fault::LoseReply);
     fleet.hosts[0].faults.inject(Operation::Get, Fault::Refuse);
@@ -110,9 +117,8 @@ async fn a_write_that_cannot_be_read_back_is_not_called_refused() {
     eventually("it was done", || client.runtime.group("new").is_ok()).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_group_that_may_be_on_its_way_is_not_said_to_be_there() {
-    let (fleet, client) = one_host().await;
+async fn a_group_that_may_be_on_its_way_is_not_said_to_be_there(stage: Stage) {
+    let (fleet, client) = one_host(&stage).await;
     fleet.hosts[0].faults.inject(Operation::Commit, Fault::LoseRequest);
     let error = client.runtime.create_group(&Principal::Embedder, "new").await.unwrap_err();
     assert_eq!(error.effect(), Effect::Unknown, "{error}");

@@ -5,15 +5,27 @@
 use althing_core::info::{Event, JoinAsk, SessionAsk, SessionEvent};
 use althing_core::{Cause, Kind, Principal, Revision, Secret, limits};
 use althing_runtime::SessionKey;
-use althing_sim::{Fleet, eventually, led_by, next_event, next_told, quick, told_elected};
+use althing_sim::{Stage, eventually, led_by, next_event, next_told, told_elected};
+use althing_test_servers::Backend;
+
+althing_sim::suite! {
+    Backend::ALL => [
+        groups_are_made_once_and_deleted_only_when_empty,
+        a_live_id_is_refused_and_a_resume_key_supersedes_it,
+        a_join_needs_its_group_unless_it_may_create_it,
+        a_session_ends_with_its_lease_its_connection_or_its_word,
+        a_renewal_grants_no_more_than_the_host_has_and_lists_what_is_held,
+        a_session_is_its_owners,
+        a_host_that_stops_leaves_nothing_behind,
+    ],
+}
 
 fn named(id: &str) -> JoinAsk {
     JoinAsk { id: id.into(), ..JoinAsk::default() }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn groups_are_made_once_and_deleted_only_when_empty() {
-    let fleet = Fleet::start(2, quick()).await;
+async fn groups_are_made_once_and_deleted_only_when_empty(stage: Stage) {
+    let fleet = stage.fleet(2).await;
     let (first, second) = (&fleet.hosts[0].runtime, &fleet.hosts[1].runtime);
     let me = Principal::Embedder;
     for name in ["web", "", "a/b%", "\u{1F980}"] {
@@ -36,9 +48,8 @@ async fn groups_are_made_once_and_deleted_only_when_empty() {
     assert_eq!(first.groups().unwrap().len(), 3);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_live_id_is_refused_and_a_resume_key_supersedes_it() {
-    let fleet = Fleet::start(2, quick()).await;
+async fn a_live_id_is_refused_and_a_resume_key_supersedes_it(stage: Stage) {
+    let fleet = stage.fleet(2).await;
     fleet.create("web").await;
     let (first, second) = (fleet.hosts[0].session(), fleet.hosts[1].session());
     let joined = first.join("web", "a", 1).await;
@@ -59,9 +70,8 @@ async fn a_live_id_is_refused_and_a_resume_key_supersedes_it() {
     assert_eq!(second.runtime.group("web").unwrap().members.len(), 1, "the old stay cannot end the new one");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_join_needs_its_group_unless_it_may_create_it() {
-    let fleet = Fleet::start(1, quick()).await;
+async fn a_join_needs_its_group_unless_it_may_create_it(stage: Stage) {
+    let fleet = stage.fleet(1).await;
     let client = fleet.hosts[0].session();
     let none = client.runtime.join(&client.key, "web", named("a")).await.unwrap_err();
     assert_eq!(none.kind(), Kind::NotFound);
@@ -73,9 +83,8 @@ async fn a_join_needs_its_group_unless_it_may_create_it() {
     assert_eq!(client.runtime.join(&client.key, "web", large).await.unwrap_err().kind(), Kind::TooLarge);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_ends_with_its_lease_its_connection_or_its_word() {
-    let fleet = Fleet::start(1, quick()).await;
+async fn a_session_ends_with_its_lease_its_connection_or_its_word(stage: Stage) {
+    let fleet = stage.fleet(1).await;
     fleet.create("web").await;
     let host = &fleet.hosts[0];
     let brief = SessionAsk { ttl_ms: Some(500), ..SessionAsk::default() };
@@ -106,9 +115,8 @@ async fn a_session_ends_with_its_lease_its_connection_or_its_word() {
     assert_eq!((host.runtime.host().sessions, host.runtime.host().members), (0, 0));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_renewal_grants_no_more_than_the_host_has_and_lists_what_is_held() {
-    let fleet = Fleet::start(1, quick()).await;
+async fn a_renewal_grants_no_more_than_the_host_has_and_lists_what_is_held(stage: Stage) {
+    let fleet = stage.fleet(1).await;
     fleet.create("web").await;
     let client = fleet.hosts[0].session();
     let mut told = client.events();
@@ -122,9 +130,8 @@ async fn a_renewal_grants_no_more_than_the_host_has_and_lists_what_is_held() {
     assert!(!client.runtime.holds("web", hold.term));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_is_its_owners() {
-    let fleet = Fleet::start(1, quick()).await;
+async fn a_session_is_its_owners(stage: Stage) {
+    let fleet = stage.fleet(1).await;
     fleet.create("web").await;
     let client = fleet.hosts[0].session();
     let thief = SessionKey { id: client.key.id.clone(), secret: Secret::new("guess") };
@@ -138,9 +145,8 @@ async fn a_session_is_its_owners() {
     assert_eq!(refused.kind(), Kind::Invalid);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_stops_leaves_nothing_behind() {
-    let fleet = Fleet::start(2, quick()).await;
+async fn a_host_that_stops_leaves_nothing_behind(stage: Stage) {
+    let fleet = stage.fleet(2).await;
     fleet.create("web").await;
     let client = fleet.hosts[0].session();
     let mut told = client.events();

@@ -10,8 +10,17 @@ use althing_core::info::{Decision, Outcome};
 use althing_core::layers::{Fault, Operation};
 use althing_core::{Digest, ElectionView, Key, limits};
 use althing_engine::{Engine, EngineConfig};
-use althing_sim::{Fleet, eventually, fixture, led_by, quick, shipped};
+use althing_sim::{Stage, eventually, fixture, led_by, quick, shipped};
+use althing_test_servers::Backend;
 use serde::Deserialize;
+
+althing_sim::suite! {
+    Backend::ALL => [
+        every_recorded_decision_of_a_rule_can_be_made_again_bit_for_bit,
+        a_host_that_starts_again_runs_the_bound_rule_from_its_own_copy,
+        versions_that_nobody_needs_do_not_stay_in_the_backend,
+    ],
+}
 
 /// A line of `decisions.jsonl`.
 #[derive(Deserialize)]
@@ -34,15 +43,14 @@ fn recorded(state: &Path) -> (BTreeMap<Digest, String>, Vec<Decision>) {
     (views, decisions)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_recorded_decision_of_a_rule_can_be_made_again_bit_for_bit() {
+async fn every_recorded_decision_of_a_rule_can_be_made_again_bit_for_bit(stage: Stage) {
     let state = tempfile::tempdir().unwrap();
-    let mut fleet = Fleet::start(0, quick()).await;
+    let mut fleet = stage.fleet(0).await;
     let keep = |config: &mut althing_runtime::RuntimeConfig| {
         config.state = Some(state.path().to_owned());
         config.tuning = quick();
     };
-    fleet.add_host_with(fleet.store.clone(), 7, keep).await;
+    fleet.add_host(stage.connect().await, 7, keep).await;
     fleet.create("web").await;
     let host = &fleet.hosts[0];
     host.push(&shipped("elect-weighted")).await;
@@ -73,12 +81,11 @@ async fn every_recorded_decision_of_a_rule_can_be_made_again_bit_for_bit() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_starts_again_runs_the_bound_rule_from_its_own_copy() {
+async fn a_host_that_starts_again_runs_the_bound_rule_from_its_own_copy(stage: Stage) {
     let state = tempfile::tempdir().unwrap();
-    let mut fleet = Fleet::start(0, quick()).await;
+    let mut fleet = stage.fleet(0).await;
     let keep = |config: &mut althing_runtime::RuntimeConfig| config.state = Some(state.path().to_owned());
-    fleet.add_host_with(fleet.store.clone(), 7, keep).await;
+    fleet.add_host(stage.connect().await, 7, keep).await;
     fleet.create("web").await;
     fleet.hosts[0].push(&shipped("elect-oldest")).await;
     fleet.hosts[0].activate("web", "elect-oldest").await;
@@ -92,7 +99,7 @@ async fn a_host_that_starts_again_runs_the_bound_rule_from_its_own_copy() {
         std::fs::File::open(state.path().join("lock")).unwrap().try_lock().is_ok()
     })
     .await;
-    fleet.add_host_with(fleet.store.clone(), 8, keep).await;
+    fleet.add_host(stage.connect().await, 8, keep).await;
     let host = &fleet.hosts[0];
     host.faults.inject(Operation::List, Fault::Refuse);
     assert_eq!(host.runtime.host().id, id);
@@ -105,9 +112,8 @@ async fn a_host_that_starts_again_runs_the_bound_rule_from_its_own_copy() {
     led_by(&host.runtime, "web", "a").await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn versions_that_nobody_needs_do_not_stay_in_the_backend() {
-    let fleet = Fleet::start(1, quick()).await;
+async fn versions_that_nobody_needs_do_not_stay_in_the_backend(stage: Stage) {
+    let fleet = stage.fleet(1).await;
     fleet.create("web").await;
     let host = &fleet.hosts[0];
     let first = fixture("traps", 0);

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use althing_core::info::LeaderInfo;
 use althing_core::{Clock, Revision, SystemClock};
+use althing_test_servers::Server;
 use anyhow::{Context, Result, ensure};
 use tokio::time::timeout;
 
 use crate::process::PATIENCE;
 use crate::proxy::{Fault, Flow, Way};
-use crate::server::Server;
 use crate::stage::{GROUP, LOOK, Stage};
 
 /// How long the cut stands at least: the next leader is there by then, and the server has not yet noticed by itself.
@@ -21,7 +21,7 @@ pub(super) async fn round(stage: &mut Stage) -> Result<()> {
     let (place, leader) = led_beside_a_follower(stage).await?;
     let cut_off = stage.members[place].host;
     let leads = stage.server.leader().context("a server leads")?;
-    let link = stage.server.routes().iter().find(|route| (route.from, route.to) == (cut_off, leads));
+    let link = stage.routes.iter().find(|route| (route.from, route.to) == (cut_off, leads));
     let link = &link.context("there is a link to the leader")?.proxy;
     for way in [Way::Up, Way::Down] {
         link.inject(Fault::Flow(way, Flow::Hold));
@@ -68,9 +68,9 @@ async fn next_elsewhere(stage: &Stage, cut_off: usize, term: Revision) -> Result
 }
 
 /// Tells whether a server takes itself for a follower still, and serves its clients.
-fn serves(stage: &mut Stage, place: usize) -> bool {
-    match &mut stage.server {
-        Server::Ensemble(ensemble, _) => {
+fn serves(stage: &Stage, place: usize) -> bool {
+    match &stage.server {
+        Server::Ensemble(ensemble) => {
             ensemble.nodes()[place].status().is_some_and(|status| status.contains("Mode: follower"))
         }
         _ => false,

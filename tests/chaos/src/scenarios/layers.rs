@@ -6,7 +6,8 @@ use std::time::Duration;
 use althing_core::info::{JoinAsk, SessionEvent};
 use althing_core::layers::{Fault, Operation};
 use althing_core::{Chance, Clock, Revision, SeededChance, SystemClock};
-use althing_sim::{Client, Fleet, eventually, quick};
+use althing_sim::{Client, Fleet, Stage, eventually};
+use althing_test_servers::Server;
 use anyhow::Result;
 use tokio::task::JoinSet;
 
@@ -55,7 +56,7 @@ pub(super) async fn play(plan: &Plan, setting: Setting) -> Result<Played> {
     let folder = tempfile::Builder::new().prefix("althing-chaos-").tempdir()?;
     let history = folder.path().join(HISTORY);
     std::fs::create_dir(&history)?;
-    let fleet = Fleet::start(HOSTS, quick()).await;
+    let fleet = Stage::alone_on(Server::Memory).await.fleet(HOSTS).await;
     fleet.create(GROUP).await;
     let (mut steady, mut load) = (JoinSet::new(), JoinSet::new());
     for (place, host) in fleet.hosts.iter().enumerate() {

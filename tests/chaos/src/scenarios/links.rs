@@ -58,7 +58,7 @@ enum Place {
 pub(super) async fn round(stage: &mut Stage) -> Result<()> {
     let links = (0..stage.links.len()).map(Place::Link);
     let doors = (0..stage.doors.len()).map(Place::Door);
-    let followers = (0..2).filter(|_| !stage.server.routes().is_empty()).map(Place::Follower);
+    let followers = (0..2).filter(|_| !stage.routes.is_empty()).map(Place::Follower);
     let places = links.chain(doors).chain(followers);
     let mut places: Vec<_> = places.map(|place| (place, shuffled(&stage.chance))).collect();
     for step in 0..stage.steps_max {
@@ -94,7 +94,7 @@ fn find(stage: &Stage, place: Place, step: usize) -> Option<(&Proxy, String)> {
         }
         Place::Follower(number) => {
             let leader = stage.server.leader().filter(|_| step % 2 == number)?;
-            let mut routes = stage.server.routes().iter().filter(|route| route.to == leader);
+            let mut routes = stage.routes.iter().filter(|route| route.to == leader);
             let route = routes.nth(number)?;
             Some((&route.proxy, format!("server {} following {leader}", route.from)))
         }

@@ -1,8 +1,8 @@
 //! Processes that die and come back, or stand still for longer than anybody believes in them.
 
+use althing_test_servers::Server;
 use anyhow::Result;
 
-use crate::server::Server;
 use crate::signal::Stopped;
 use crate::stage::Stage;
 
@@ -59,13 +59,13 @@ async fn kill_host(stage: &mut Stage) -> Result<()> {
 
 async fn kill_server(stage: &mut Stage) -> Result<()> {
     stage.fault("kill -9 of the server that leads, and its restart");
-    stage.server.kill_and_restart().await;
+    stage.server.restart_one().await;
     stage.heal().await
 }
 
 async fn stop_server(stage: &mut Stage) -> Result<()> {
     stage.fault("the server that leads stands still for three leases");
-    let stopped = stage.server.stop();
+    let stopped = stage.server.pid().map(Stopped::new);
     stage.stand(3 * stage.setting.lease).await;
     drop(stopped);
     stage.heal().await

@@ -1,8 +1,8 @@
 //! A rolling restart of the ensemble, under load: what an operator does on a working day.
 
+use althing_test_servers::Server;
 use anyhow::{Result, ensure};
 
-use crate::server::Server;
 use crate::stage::Stage;
 
 /// Restarts every server, the leader last. The leader of the group must be the same before and after; that nobody
@@ -10,7 +10,7 @@ use crate::stage::Stage;
 pub(super) async fn round(stage: &mut Stage) -> Result<()> {
     let (_, before) = stage.leader().await?;
     stage.fault("rolling restart of all servers");
-    if let Server::Ensemble(ensemble, _) = &mut stage.server {
+    if let Server::Ensemble(ensemble) = &mut stage.server {
         ensemble.roll().await;
     }
     stage.heal().await?;

@@ -6,24 +6,25 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use althing_sim::crowd::{self, LIMIT, Told};
-use althing_sim::{BACKENDS, Backend};
+use althing_sim::{Stage, TICK};
+use althing_test_servers::{Backend, Server};
 
 const CALLERS: usize = 32;
-const USAGE: &str = "crowd [--seconds N] [--backend memory|redis|zookeeper]";
+const USAGE: &str = "crowd [--seconds N] [--backend memory|redis|zookeeper|ensemble]";
 
 struct Args {
     seconds: u64,
-    backend: String,
+    backend: Backend,
 }
 
 impl Args {
     fn parse(mut words: impl Iterator<Item = String>) -> Option<Args> {
-        let mut args = Args { seconds: 60, backend: "memory".into() };
+        let mut args = Args { seconds: 60, backend: Backend::Memory };
         while let Some(word) = words.next() {
             let value = words.next()?;
             match word.as_str() {
                 "--seconds" => args.seconds = value.parse().ok()?,
-                "--backend" if BACKENDS.contains(&value.as_str()) => args.backend = value,
+                "--backend" => args.backend = Backend::named(&value)?,
                 _ => return None,
             }
         }
@@ -32,9 +33,10 @@ impl Args {
 }
 
 async fn run(args: &Args) -> Option<Told> {
-    let backend = Backend::start(&args.backend).await?;
-    let fleet = crowd::fleet(&backend).await;
-    println!("{CALLERS} callers on 3 hosts on {}, for {} s …", args.backend, args.seconds);
+    let server = Server::start(args.backend, TICK).await?;
+    let stage = Stage::alone_on(server).await;
+    let fleet = crowd::fleet(&stage).await;
+    println!("{CALLERS} callers on 3 hosts on {}, for {} s …", args.backend.name(), args.seconds);
     Some(crowd::gather(&fleet, CALLERS, Duration::from_secs(args.seconds)).await)
 }
 
@@ -56,7 +58,7 @@ async fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let Some(told) = run(&args).await else {
-        eprintln!("error: {} is not installed", args.backend);
+        eprintln!("error: {} is not installed", args.backend.name());
         return ExitCode::FAILURE;
     };
     tell(&told);

@@ -1,0 +1,74 @@
+//! Where a fleet stands: a namespace of its own on a backend.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use althing::backends;
+use althing_core::{Driver, OsChance, SystemClock};
+use althing_runtime::{RuntimeConfig, Tuning};
+use althing_test_servers::Server;
+use tokio::sync::Mutex;
+
+use crate::{Fleet, quick};
+
+/// The unit of time of servers that have one, so that a lease of one second is granted as it is asked for.
+pub const TICK: Duration = Duration::from_millis(200);
+
+/// A namespace on a backend, which whoever connects to it shares.
+#[derive(Debug)]
+pub struct Stage {
+    /// The backend, for tests that disturb it.
+    pub server: Arc<Mutex<Server>>,
+    url: String,
+    /// What is in memory is one store, not one for each who connects.
+    memory: Option<Arc<dyn Driver>>,
+}
+
+impl Stage {
+    /// Makes a stage of a namespace on a running backend.
+    pub async fn on(server: Arc<Mutex<Server>>, namespace: &str) -> Stage {
+        let url = server.lock().await.url(namespace);
+        let memory = match *server.lock().await {
+            Server::Memory => Some(connect(&url).await),
+            _ => None,
+        };
+        Stage { server, url, memory }
+    }
+
+    /// Makes a stage of a backend that nothing else stands on.
+    pub async fn alone_on(server: Server) -> Stage {
+        Stage::on(Arc::new(Mutex::new(server)), "alone").await
+    }
+
+    /// Makes one more way to it, as each host has its own.
+    pub async fn connect(&self) -> Arc<dyn Driver> {
+        match &self.memory {
+            Some(store) => store.clone(),
+            None => connect(&self.url).await,
+        }
+    }
+
+    /// Starts hosts with a lease of one second.
+    pub async fn fleet(&self, hosts: usize) -> Fleet {
+        self.fleet_paced(hosts, quick()).await
+    }
+
+    /// Starts hosts with a lease of one second and a pace of their own.
+    pub async fn fleet_paced(&self, hosts: usize, tuning: Tuning) -> Fleet {
+        self.fleet_with(hosts, |config| config.tuning = tuning).await
+    }
+
+    /// Starts hosts whose configuration `change` makes another.
+    pub async fn fleet_with(&self, hosts: usize, change: impl Fn(&mut RuntimeConfig)) -> Fleet {
+        let mut fleet = Fleet { hosts: Vec::new(), store: self.connect().await };
+        for index in 0..hosts {
+            fleet.add_host(self.connect().await, index as u64 + 2, &change).await;
+        }
+        fleet
+    }
+}
+
+async fn connect(url: &str) -> Arc<dyn Driver> {
+    let location = url.parse().unwrap();
+    backends::connect(location, Arc::new(SystemClock), Arc::new(OsChance)).await.unwrap()
+}
