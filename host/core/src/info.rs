@@ -407,6 +407,8 @@ pub enum SessionEvent {
         member: String,
         /// Its new incarnation.
         incarnation: String,
+        /// The key by which whoever has it may take the place of this stay, as [`Joined::resume`]; the former one is void.
+        resume: String,
     },
     /// A member could not be joined again.
     Removed {

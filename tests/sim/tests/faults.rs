@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use althing_core::info::{Outcome, SessionEvent, Standing};
+use althing_core::info::{JoinAsk, Outcome, SessionEvent, Standing};
 use althing_core::layers::{Fault, Operation};
 use althing_core::{Key, Revision, SystemClock, Txn, Write};
 use althing_runtime::{Runtime, Tuning};
@@ -88,14 +88,17 @@ async fn a_host_that_is_cut_off_stops_before_another_leads(stage: Stage) {
     led_by(&fleet.hosts[1].runtime, "web", "b").await;
     fleet.hosts[0].faults.heal();
     let again = next_told(&mut told, |event| match event {
-        SessionEvent::Rejoined { incarnation, .. } => Some(incarnation.clone()),
+        SessionEvent::Rejoined { incarnation, resume, .. } => Some((incarnation.clone(), resume.clone())),
         _ => None,
     })
     .await;
+    let (again, resume) = again;
     assert_ne!(again, joined.member.incarnation, "it comes back as another stay");
     let runtime = &fleet.hosts[1].runtime;
     eventually("both are members again", || runtime.group("web").unwrap().members.len() == 2).await;
     assert_eq!(runtime.group("web").unwrap().leader.unwrap().member, "b", "and does not lead by itself");
+    let ask = JoinAsk { id: "a".into(), resume: Some(resume), ..JoinAsk::default() };
+    assert_ne!(runtime.join(&second.key, "web", ask).await.unwrap().member.incarnation, again);
     witness.attest().await;
 }
 
@@ -262,7 +265,7 @@ async fn a_storm_of_joins_leaves_swaps_and_lost_messages_keeps_the_promises(stag
         let joined = client.runtime.join(
             &client.key,
             "web",
-            althing_core::info::JoinAsk {
+            JoinAsk {
                 id: format!("m{round}"),
                 metadata: [("weight".to_owned(), round.to_string())].into(),
                 ..Default::default()

@@ -277,7 +277,8 @@ impl Host {
         let event = match self.join(&placed.session, &group, ask).await {
             Ok(joined) => {
                 info!(group, member, "joined again");
-                SessionEvent::Rejoined { group, member, incarnation: joined.member.incarnation }
+                let Joined { member: stay, resume, .. } = joined;
+                SessionEvent::Rejoined { group, member, incarnation: stay.incarnation, resume }
             }
             Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Timeout | Kind::Conflict) => {
                 return false;
