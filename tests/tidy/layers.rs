@@ -8,7 +8,8 @@ use crate::tree::{Package, Source, Tree, packages};
 /// Packages under `tests/` and `xtask` are free: nothing is built on them.
 const LAYERS: &[(&str, &[&str])] = &[
     ("althing-core", &[]),
-    ("althing-driver-*", &["althing-core"]),
+    ("althing-tls", &["althing-core"]),
+    ("althing-driver-*", &["althing-core", "althing-tls"]),
     ("althing-engine", &["althing-core"]),
     ("althing-runtime", &["althing-core", "althing-engine"]),
     ("althing-client", &["althing-core"]),
@@ -20,6 +21,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// Crates of others, the folders of the packages that may name them, and why nobody else may.
 const OUTSIDERS: &[(&str, &[&str], &str)] = &[
     ("wasmtime*", &["host/engine"], "everything wasmtime is in the engine"),
+    ("wasmparser", &["host/engine"], "components are taken apart in the engine"),
+    ("rustls-native-certs", &["host/tls"], "whom to trust is read in one place"),
     ("redis", &["host/drivers/redis", "tests/*", "xtask"], "a backend's client is known to its driver only"),
     (
         "zookeeper-client",

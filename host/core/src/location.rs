@@ -155,6 +155,11 @@ fn without_password(url: &str) -> String {
 }
 
 fn decode(text: &str) -> Option<String> {
+    String::from_utf8(percent_decode(text)?).ok()
+}
+
+/// Reads text in which `%` and two hexadecimal digits stand for a byte. `None` where the digits are missing.
+pub fn percent_decode(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
@@ -167,7 +172,7 @@ fn decode(text: &str) -> Option<String> {
             bytes.push(*first);
         }
     }
-    String::from_utf8(bytes).ok()
+    Some(bytes)
 }
 
 /// The number of letters to add, drop or exchange to make one text of the other.

@@ -88,7 +88,7 @@ fn address(location: &Location) -> Result<(String, u16)> {
 }
 
 fn refuse_tls_options(location: &Location) -> Result<()> {
-    match OPTIONS.iter().find(|name| name.starts_with("tls-") && location.option(name).is_some()) {
+    match althing_tls::implied_by(location) {
         Some(name) => Err(location.wrong(format!("{name} without TLS")).advise("Write rediss://")),
         None => Ok(()),
     }

@@ -1,5 +1,6 @@
 //! Where everything lies below the namespace's node, and what the data of a node looks like.
 
+use althing_core::location::percent_decode;
 use althing_core::{Digest, Error, Key, Kind, Result, SessionId};
 use bytes::Bytes;
 
@@ -148,19 +149,7 @@ pub(crate) fn unescape(name: &str) -> Option<Vec<u8>> {
     if name == "%" {
         return Some(Vec::new());
     }
-    let mut bytes = Vec::with_capacity(name.len());
-    let mut rest = name.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        rest = tail;
-        if *first == b'%' {
-            let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
-            bytes.push(u8::from_str_radix(digits, 16).ok()?);
-            rest = &tail[2..];
-        } else {
-            bytes.push(*first);
-        }
-    }
-    Some(bytes)
+    percent_decode(name)
 }
 
 /// Makes the data of a record's node: who owns it, then its value.

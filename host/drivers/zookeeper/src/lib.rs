@@ -14,8 +14,8 @@
 //! transaction number (zxid) of all this is its revision. A guard costs no request of its own.
 //!
 //! What it costs, in round trips: a commit two (read, multi), two or three more for each race it lost; a get one,
-//! two where a session owns the record; a page of a list three, and two for each 64 records, one more where others commit meanwhile (what they commit is taken from the log); opening a session a
-//! connection and one write; a renewal one write, beside four reads per tick; a change is told by one push and one
+//! two where a session owns the record; a page of a list three, and two for each 64 records, one more where others
+//! commit meanwhile (what they commit is taken from the log); opening a session a connection and one write; a renewal one write, beside four reads per tick; a change is told by one push and one
 //! read for all watches of a driver.
 //!
 //! What it is worth: level L2 with three voting servers or more, else L1. Reads begin with `sync`, or, where servers

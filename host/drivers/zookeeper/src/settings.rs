@@ -93,7 +93,7 @@ fn login(location: &Location) -> Result<Option<(String, Secret)>> {
 }
 
 fn wants_tls(location: &Location) -> Result<bool> {
-    let implied = OPTIONS.iter().any(|name| name.starts_with("tls-") && location.option(name).is_some());
+    let implied = althing_tls::implied_by(location).is_some();
     match location.option("tls") {
         None => Ok(implied),
         Some("true") => Ok(true),

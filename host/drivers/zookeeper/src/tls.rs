@@ -1,4 +1,4 @@
-//! TLS by rustls with the one provider of the tree. No process-wide default is set or used.
+//! TLS to the servers, past the client crate.
 //!
 //! The client crate could speak TLS by itself, but only with a process-wide default provider, which a library must
 //! not install. So it speaks plain text to a port of the loopback that only this user's processes may use, and
@@ -10,9 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use althing_core::{Clock, Error, Kind, Location, Result, SystemClock};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::io::{copy, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OnceCell;
@@ -182,57 +180,16 @@ fn owner(table: &str, from: SocketAddr, to: SocketAddr) -> Option<u32> {
     })
 }
 
-/// Reads the certificates that `location` names; without `tls-ca`, the machine's.
+/// Reads from `location` how to greet `servers`.
 pub(crate) fn prepare(location: &Location, servers: &[(String, u16)]) -> Result<Tls> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| location.wrong("TLS cannot be set up").because(error))?
-        .with_root_certificates(roots(location)?);
-    let config = match (location.option("tls-cert"), location.option("tls-key")) {
-        (None, None) => builder.with_no_client_auth(),
-        (Some(certificate), Some(key)) => {
-            let key = PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| location.wrong(format!("tls-key {key} cannot be read")).because(error))?;
-            builder
-                .with_client_auth_cert(certificates(location, "tls-cert", certificate)?, key)
-                .map_err(|error| location.wrong("tls-cert and tls-key do not fit").because(error))?
-        }
-        _ => return Err(location.wrong("tls-cert and tls-key need each other")),
-    };
-    let connector = TlsConnector::from(Arc::new(config));
+    let connector = TlsConnector::from(althing_tls::config(location)?);
     let server = |(host, port): &(String, u16)| {
-        let name = ServerName::try_from(host.clone()).map_err(|error| {
-            location.wrong(format!("{host:?} cannot be the name of a TLS server")).because(error)
-        })?;
+        let name = althing_tls::server_name(location, host)?;
         let (connector, host, port) = (connector.clone(), host.clone(), *port);
         Ok(Arc::new(Server { connector, name, host, port, refusal: Mutex::default() }))
     };
     let servers = servers.iter().map(server).collect::<Result<_>>()?;
     Ok(Tls { servers, entrances: Arc::default() })
-}
-
-fn roots(location: &Location) -> Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    if let Some(file) = location.option("tls-ca") {
-        for certificate in certificates(location, "tls-ca", file)? {
-            roots
-                .add(certificate)
-                .map_err(|error| location.wrong(format!("tls-ca {file} is not usable")).because(error))?;
-        }
-    } else {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    if roots.is_empty() {
-        return Err(location.wrong("no certificate authority to trust").advise("Name a file with tls-ca"));
-    }
-    Ok(roots)
-}
-
-fn certificates(location: &Location, option: &str, file: &str) -> Result<Vec<CertificateDer<'static>>> {
-    CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect)
-        .map_err(|error| location.wrong(format!("{option} {file} cannot be read")).because(error))
 }
 
 #[cfg(test)]
