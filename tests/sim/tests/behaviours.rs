@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use althing_core::info::{BehaviourOutcome, SessionEvent};
 use althing_core::layers::{Fault, Operation};
-use althing_core::{Key, Kind, Principal, Result, Txn};
+use althing_core::{Key, Kind, Principal, Result, Txn, limits};
 use althing_sim::{
     Client, Fleet, PATIENCE, Stage, crowd, eventually, eventually_found, next_told, shipped, shipped_as,
 };
@@ -33,6 +33,11 @@ althing_sim::suite! {
         a_barrier_lets_all_parties_go_or_none,
         a_policy_is_bound_only_where_its_kind_belongs,
         a_crowd_whose_callers_and_host_are_killed_never_passes_the_limit,
+    ],
+    // What is counted here is counted by the host.
+    &[Backend::Memory] => [
+        a_session_owns_no_more_records_than_a_host_can_remove_at_once,
+        no_more_behaviours_are_bound_than_a_host_can_know,
     ],
 }
 
@@ -329,6 +334,37 @@ async fn a_crowd_whose_callers_and_host_are_killed_never_passes_the_limit(stage:
     let fleet = crowd::fleet(&stage).await;
     let told = crowd::gather(&fleet, 32, Duration::from_secs(5)).await;
     assert!(told.wrong.is_empty(), "{told:?}");
+}
+
+async fn a_session_owns_no_more_records_than_a_host_can_remove_at_once(stage: Stage) {
+    let fleet = fleet(&stage, 1).await;
+    let client = fleet.hosts[0].session();
+    let take = async |name: usize| {
+        let body = json!({ "name": name.to_string(), "limit": 1 });
+        client.call("semaphore", "acquire", body, PATIENCE).await
+    };
+    for name in 0..limits::BEHAVIOUR_SESSION_RECORDS_MAX {
+        assert_eq!(take(name).await.unwrap()["outcome"], "held");
+    }
+    let refused = take(limits::BEHAVIOUR_SESSION_RECORDS_MAX).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::TooLarge, "{refused}");
+    client.end().await;
+    until_nothing_is_left(&fleet).await;
+}
+
+async fn no_more_behaviours_are_bound_than_a_host_can_know(stage: Stage) {
+    let fleet = fleet(&stage, 1).await;
+    let (runtime, me) = (&fleet.hosts[0].runtime, Principal::Embedder);
+    let bind = async |name: &str| runtime.activate_behaviour(&me, name, "semaphore", None).await;
+    let bound = runtime.behaviours().unwrap().len();
+    for number in bound..limits::BEHAVIOURS_MAX {
+        bind(&number.to_string()).await.unwrap();
+    }
+    let refused = bind("one more").await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::TooLarge, "{refused}");
+    bind("semaphore").await.unwrap();
+    runtime.remove_behaviour(&me, "semaphore").await.unwrap();
+    bind("one more").await.unwrap();
 }
 
 fn writes_data(txn: &Txn) -> bool {
