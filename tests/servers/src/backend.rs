@@ -81,11 +81,19 @@ impl Server {
 
     /// Returns the URL of a namespace on it.
     pub fn url(&self, namespace: &str) -> String {
+        self.url_by(&self.ports(), namespace)
+    }
+
+    /// Returns the URL of a namespace by which it is reached through `ports`, each of which leads to one of its own, and
+    /// through no other.
+    pub fn url_by(&self, ports: &[u16], namespace: &str) -> String {
+        let addresses: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         match self {
             Server::Memory => "memory:".into(),
-            Server::Redis(redis) => redis.url(namespace),
-            Server::ZooKeeper(server) => server.url(namespace),
-            Server::Ensemble(ensemble) => ensemble.url(namespace),
+            Server::Redis(_) => format!("redis://{}/0?namespace={namespace}", addresses[0]),
+            Server::ZooKeeper(_) | Server::Ensemble(_) => {
+                format!("zookeeper://{}/?namespace={namespace}", addresses.join(","))
+            }
         }
     }
 
@@ -97,15 +105,6 @@ impl Server {
             Server::ZooKeeper(server) => vec![server.node().port()],
             Server::Ensemble(ensemble) => ensemble.nodes().iter().map(|node| node.port()).collect(),
         }
-    }
-
-    /// Returns the URL of a namespace by which it is reached through `ports`, each of which leads to one of its own.
-    pub fn url_by(&self, ports: &[u16], namespace: &str) -> String {
-        let mut url = self.url(namespace);
-        for (own, port) in self.ports().iter().zip(ports) {
-            url = url.replace(&format!(":{own}"), &format!(":{port}"));
-        }
-        url
     }
 
     /// Returns the place of the process that leads, where several agree.

@@ -13,7 +13,7 @@ use althing_runtime::Runtime;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::{Client, Fleet, Stage, eventually, shipped};
+use crate::{Client, Fleet, PATIENCE, Stage, eventually, shipped};
 use witness::Witness;
 
 /// How many permits there are.
@@ -63,7 +63,7 @@ pub async fn fleet(stage: &Stage) -> Fleet {
     fleet
 }
 
-/// Lets `callers` call for so long, on a fleet whose last host dies in the middle.
+/// Lets `callers` call for so long at least, and until each could have held once, on a fleet whose last host dies in the middle.
 pub async fn gather(fleet: &Fleet, callers: usize, lasting: Duration) -> Told {
     let clock = SystemClock;
     let witness = Witness::begin(&*fleet.store).await;
@@ -71,7 +71,8 @@ pub async fn gather(fleet: &Fleet, callers: usize, lasting: Duration) -> Told {
     let hosts: Arc<[Runtime]> = fleet.hosts.iter().map(|host| host.runtime.clone()).collect();
     let mut crowd: Vec<_> = (0..callers).map(|index| start(index, &hosts, &seen)).collect();
     let (begin, mut killed, mut is_host_alive) = (clock.now(), 0, true);
-    while clock.now().since(begin) < lasting {
+    let has_seen_enough = || seen.acquired.load(Ordering::Relaxed) > callers as u64;
+    while clock.now().since(begin) < lasting || (!has_seen_enough() && clock.now().since(begin) < PATIENCE) {
         clock.sleep(KILL_PAUSE).await;
         let index = killed * 7 % callers;
         kill(std::mem::replace(&mut crowd[index], start(index, &hosts, &seen))).await;
