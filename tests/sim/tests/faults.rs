@@ -229,13 +229,15 @@ async fn a_host_that_hears_late_decides_by_the_older_rule_and_changes_nothing_by
     })
     .await;
     let witness = Witness::begin(&fleet.hosts[0].runtime, &runtimes(&fleet), "web");
-    // Far longer than it takes to change the rule.
-    fleet.hosts[1].faults.inject(Operation::Next, Fault::Delay(Duration::from_secs(1)));
-    // The vacancy is heard of late, and by then the rule has changed.
+    // It decides as soon as it hears of the vacancy; when its claim arrives, the rule has changed, which it has not heard.
+    let faults = &fleet.hosts[1].faults;
+    faults.inject_on_commits(Fault::BlackHole, writes_group);
     first.end().await;
+    eventually("the claim is on its way", || faults.met() > 0).await;
+    faults.inject(Operation::Next, Fault::BlackHole);
     fleet.hosts[0].activate("web", "elect-weighted").await;
+    faults.heal();
     led_by(&fleet.hosts[0].runtime, "web", "b").await;
-    fleet.hosts[1].faults.heal();
     let made = |epoch: u64, outcome: Outcome| {
         let decisions = late.decisions("web", 100).unwrap();
         decisions.iter().any(|decision| decision.epoch == epoch && decision.outcome == outcome)

@@ -50,7 +50,7 @@ async fn every_recorded_decision_of_a_rule_can_be_made_again_bit_for_bit(stage: 
         config.state = Some(state.path().to_owned());
         config.tuning = quick();
     };
-    fleet.add_host(stage.connect().await, 7, keep).await;
+    stage.add_host(&mut fleet, 7, keep).await;
     fleet.create("web").await;
     let host = &fleet.hosts[0];
     host.push(&shipped("elect-weighted")).await;
@@ -85,7 +85,7 @@ async fn a_host_that_starts_again_runs_the_bound_rule_from_its_own_copy(stage: S
     let state = tempfile::tempdir().unwrap();
     let mut fleet = stage.fleet(0).await;
     let keep = |config: &mut althing_runtime::RuntimeConfig| config.state = Some(state.path().to_owned());
-    fleet.add_host(stage.connect().await, 7, keep).await;
+    stage.add_host(&mut fleet, 7, keep).await;
     fleet.create("web").await;
     fleet.hosts[0].push(&shipped("elect-oldest")).await;
     fleet.hosts[0].activate("web", "elect-oldest").await;
@@ -99,7 +99,7 @@ async fn a_host_that_starts_again_runs_the_bound_rule_from_its_own_copy(stage: S
         std::fs::File::open(state.path().join("lock")).unwrap().try_lock().is_ok()
     })
     .await;
-    fleet.add_host(stage.connect().await, 8, keep).await;
+    stage.add_host(&mut fleet, 8, keep).await;
     let host = &fleet.hosts[0];
     host.faults.inject(Operation::List, Fault::Refuse);
     assert_eq!(host.runtime.host().id, id);
