@@ -33,14 +33,18 @@ pub(super) async fn call(
     let timeout = query.timeout_ms.map(Duration::from_millis);
     let ask = BehaviourAsk { operation: query.operation, body: bytes, timeout };
     tokio::select! {
-        answer = state.runtime.call_behaviour(&session, &behaviour, ask) => {
-            Ok(Reply { bytes: answer?, is_json })
-        }
-        () = state.ending.cancelled() => {
-            let error = Error::new(Kind::Closed, "call behaviour", "the host ends").with_unknown_effect();
-            Err(error.advise("Open a session on another host and ask there").into())
-        }
+        answer = state.runtime.call_behaviour(&session, &behaviour, ask) => match answer {
+            // Where the host ends, so do the connections that sessions hang on.
+            Err(error) if error.kind() == Kind::SessionLost && state.ending.is_cancelled() => Err(ends().into()),
+            answer => Ok(Reply { bytes: answer?, is_json }),
+        },
+        () = state.ending.cancelled() => Err(ends().into()),
     }
+}
+
+fn ends() -> Error {
+    let error = Error::new(Kind::Closed, "call behaviour", "the host ends").with_unknown_effect();
+    error.advise("Open a session on another host and ask there")
 }
 
 pub(super) async fn remove(
