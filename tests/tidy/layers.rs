@@ -25,6 +25,11 @@ const OUTSIDERS: &[(&str, &[&str], &str)] = &[
     ("rustls-native-certs", &["host/tls"], "whom to trust is read in one place"),
     ("redis", &["host/drivers/redis", "tests/*", "xtask"], "a backend's client is known to its driver only"),
     (
+        "memcache",
+        &["host/drivers/memcached", "tests/*", "xtask"],
+        "a backend's client is known to its driver only",
+    ),
+    (
         "zookeeper-client",
         &["host/drivers/zookeeper", "tests/*", "xtask"],
         "a backend's client is known to its driver only",
@@ -54,6 +59,12 @@ const DOORS: &[Door] = &[
     Door {
         says: "redis ::",
         files: &["host/drivers/redis/src/wire.rs", "xtask/*"],
+        tests: true,
+        advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
+    },
+    Door {
+        says: "memcache ::",
+        files: &["host/drivers/memcached/src/wire.rs", "tests/*", "xtask/*"],
         tests: true,
         advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
     },

@@ -12,7 +12,7 @@ use crate::steps::{capture, cargo, in_path, run};
 
 /// A server that tests start privately. Its name is that of its Debian package and, but for the one below, of its
 /// program.
-const SERVERS: &[&str] = &["redis-server", ZOOKEEPER];
+const SERVERS: &[&str] = &["redis-server", "memcached", ZOOKEEPER];
 /// Runs in Java: it is there when both files are.
 const ZOOKEEPER: &str = "zookeeper";
 const ZOOKEEPER_ARCHIVE: &str = "/usr/share/java/zookeeper.jar";

@@ -13,12 +13,14 @@
 
 mod backend;
 mod certificate;
+mod memcached;
 mod process;
 mod redis;
 mod suite;
 mod zookeeper;
 
 pub use backend::{Backend, Server, VOTERS};
+pub use memcached::{Memcached, MemcachedOptions};
 pub use redis::{Redis, RedisOptions};
 pub use suite::{Test, run};
 pub use zookeeper::{Ensemble, EnsemblePlan, Node, ZooKeeper, ZooKeeperOptions};
