@@ -95,6 +95,33 @@ impl Memcached {
         self.connect().command(line)
     }
 
+    /// Returns the keys of all items that begin with `prefix`, in order.
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        // The server walks its lists while it moves items about, and may pass over one: what is told three times over
+        // is taken to be so.
+        let mut told = [self.dump(prefix), self.dump(prefix), self.dump(prefix)];
+        while told[0] != told[1] || told[1] != told[2] {
+            told.rotate_left(1);
+            told[2] = self.dump(prefix);
+        }
+        told[0].clone()
+    }
+
+    fn dump(&self, prefix: &str) -> Vec<String> {
+        let mut connection = self.connect();
+        let mut line = connection.command("lru_crawler metadump all");
+        let mut keys = Vec::new();
+        while line != "END" {
+            assert!(line.starts_with("key="), "the crawler answers {line:?}");
+            let key = line.trim_start_matches("key=").split(' ').next().unwrap_or_default();
+            keys.push(key.replace("%2F", "/"));
+            line = read_line(&mut connection.0).expect("the server answers");
+        }
+        keys.retain(|key| key.starts_with(prefix));
+        keys.sort_unstable();
+        keys
+    }
+
     /// Opens a connection of its own for further commands.
     pub fn connect(&self) -> MemcachedConnection {
         MemcachedConnection(connect(self.port).expect("the server answers"))
@@ -153,7 +180,8 @@ fn connect(port: u16) -> std::io::Result<TcpStream> {
 
 fn read_line(stream: &mut TcpStream) -> std::io::Result<String> {
     let (mut line, mut byte) = (Vec::new(), [0]);
-    while !line.ends_with(b"\r\n") {
+    // The crawler ends its lines without a carriage return.
+    while !line.ends_with(b"\n") {
         stream.read_exact(&mut byte)?;
         line.push(byte[0]);
     }

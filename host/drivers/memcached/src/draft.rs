@@ -129,7 +129,8 @@ impl<'a> Draft<'a> {
         let root = self.root.encode();
         if root.len() > ROOT_BYTES_MAX {
             let message = format!("the namespace is full: its index takes {} bytes", root.len());
-            let advice = format!("{ROOT_BYTES_MAX} are allowed on memcached: delete records, or use another backend");
+            let advice =
+                format!("{ROOT_BYTES_MAX} are allowed on memcached: delete records, or use another backend");
             return Err(Error::new(Kind::TooLarge, "commit", message).advise(advice));
         }
         Ok(Made { root, chunks: self.chunks, leaves, stale: self.stale })
@@ -229,7 +230,11 @@ impl<'a> Draft<'a> {
         self.leaf(key).0.remove(key);
         self.discard(Some(&former));
         let last = former.stamp;
-        self.root.tail.push(Entry { revision: revision.0, key: key.clone(), what: What::Gone { last, cause } });
+        self.root.tail.push(Entry {
+            revision: revision.0,
+            key: key.clone(),
+            what: What::Gone { last, cause },
+        });
         last
     }
 
@@ -313,9 +318,10 @@ impl<'a> Draft<'a> {
     /// Forgets the oldest changes until the bounds hold.
     fn trim(&mut self) {
         let segments = self.root.segments.iter();
-        let (mut changes, mut bytes) = segments.fold((self.root.tail.len(), 0), |(changes, bytes), segment| {
-            (changes + segment.changes as usize, bytes + segment.bytes as usize)
-        });
+        let (mut changes, mut bytes) = segments
+            .fold((self.root.tail.len(), 0), |(changes, bytes), segment| {
+                (changes + segment.changes as usize, bytes + segment.bytes as usize)
+            });
         while changes > limits::HISTORY_CHANGES_MAX
             || bytes > LOG_BYTES_MAX
             || self.root.segments.len() > SEGMENTS_MAX

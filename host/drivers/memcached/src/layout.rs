@@ -303,7 +303,6 @@ pub(crate) fn entry_bytes(entry: &Entry) -> usize {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use althing_core::Revision;
@@ -321,7 +320,11 @@ mod tests {
             segments: [SegmentRef { id: 8, last: 7, changes: 3, bytes: 100 }].into(),
             tail: vec![
                 Entry { revision: 8, key: "k".into(), what: What::Put(stored) },
-                Entry { revision: 9, key: "k".into(), what: What::Gone { last: stamp, cause: Cause::Expired } },
+                Entry {
+                    revision: 9,
+                    key: "k".into(),
+                    what: What::Gone { last: stamp, cause: Cause::Expired },
+                },
             ],
         }
     }

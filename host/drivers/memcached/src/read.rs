@@ -72,7 +72,8 @@ impl Store {
         while place < view.root.leaves.len() {
             let next = place + LEAVES_AT_ONCE;
             let leaves = self.leaves(operation, view, place..next).await?;
-            for (key, stored) in leaves.values().flat_map(|leaf| leaf.0.range::<Key, _>((start, Bound::Unbounded)))
+            for (key, stored) in
+                leaves.values().flat_map(|leaf| leaf.0.range::<Key, _>((start, Bound::Unbounded)))
             {
                 if !key.starts_with(prefix) {
                     return Ok((found, false));

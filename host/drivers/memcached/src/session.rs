@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use althing_core::{BootTime, Cause, Lease, Result, SessionId, Txn, Write};
+use althing_core::{BootTime, Cause, Kind, Lease, Result, SessionId, Txn, Write};
 
 use crate::draft::{Work, lost, txn_keys};
 use crate::layout::{ChunkId, Value, chunk_key, session_item, session_key};
@@ -40,7 +40,9 @@ impl Store {
 
     /// Renews a session, and looks whether what it rests on is there.
     pub(crate) async fn renew(&self, id: SessionId) -> Result<Lease> {
-        self.in_time("renew", self.deadline(), self.beat(id)).await
+        let done = self.in_time("renew", self.deadline(), self.beat(id)).await;
+        // It may be that the session lives on; that nobody can rely on it is all that matters.
+        done.map_err(|error| if error.kind() == Kind::Timeout { error.with_unknown_effect() } else { error })
     }
 
     /// Ends a session. Ending a gone one succeeds.
@@ -88,10 +90,11 @@ impl Store {
     fn asks(&self, view: &View, id: SessionId, seconds: u32) -> Vec<Ask> {
         let leaves = view.root.leaves.iter().map(|leaf| leaf.id);
         let remembered = self.remembered(view);
-        let values = remembered.iter().flat_map(|leaf| leaf.0.values()).filter_map(|stored| match stored.value {
-            Value::Chunk { id, .. } => Some(id),
-            Value::Here(_) => None,
-        });
+        let values =
+            remembered.iter().flat_map(|leaf| leaf.0.values()).filter_map(|stored| match stored.value {
+                Value::Chunk { id, .. } => Some(id),
+                Value::Here(_) => None,
+            });
         let chunks: Vec<ChunkId> = leaves.chain(values).collect();
         let start = self.beats.fetch_add(PROBES, Ordering::Relaxed) % chunks.len().max(1);
         let next = chunks.iter().cycle().skip(start).take(PROBES.min(chunks.len()));

@@ -50,7 +50,8 @@ fn refuse_secrets(location: &Location) -> Result<()> {
         let message = "this driver cannot log in to memcached with user and password";
         return Err(location.wrong(message).advise(advice));
     }
-    let tls = ["tls", "tls-ca", "tls-cert", "tls-key"].into_iter().find(|name| location.option(name).is_some());
+    let tls =
+        ["tls", "tls-ca", "tls-cert", "tls-key"].into_iter().find(|name| location.option(name).is_some());
     match tls {
         Some(name) => {
             Err(location.wrong(format!("{name}: this driver speaks no TLS to memcached")).advise(advice))

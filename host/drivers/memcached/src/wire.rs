@@ -241,13 +241,19 @@ fn fault(operation: &'static str, error: memcache::exp::Error) -> Error {
         Wrong::Ambiguous { source, .. } => match &**source {
             Wrong::Server(line) => refusal(operation, line),
             Wrong::Rejected(line) => rejection(operation, line),
-            Wrong::Timeout { .. } => make(Kind::Timeout, "no answer of memcached in time").with_unknown_effect(),
-            Wrong::Io(_) => make(Kind::Unavailable, "the connection to memcached broke").with_unknown_effect(),
+            Wrong::Timeout { .. } => {
+                make(Kind::Timeout, "no answer of memcached in time").with_unknown_effect()
+            }
+            Wrong::Io(_) => {
+                make(Kind::Unavailable, "the connection to memcached broke").with_unknown_effect()
+            }
             _ => make(Kind::Internal, "memcached answered what makes no sense").with_unknown_effect(),
         },
         Wrong::Server(line) => refusal(operation, line),
         Wrong::Rejected(line) => rejection(operation, line),
-        Wrong::Protocol(_) => make(Kind::Internal, "memcached answered what makes no sense").with_unknown_effect(),
+        Wrong::Protocol(_) => {
+            make(Kind::Internal, "memcached answered what makes no sense").with_unknown_effect()
+        }
         Wrong::Usage(_) => make(Kind::Internal, "the client refused"),
         // Of the crate's layer above, which is not used here; the crate may add kinds.
         _ => make(Kind::Internal, "the client failed").with_unknown_effect(),
@@ -259,7 +265,8 @@ fn fault(operation: &'static str, error: memcache::exp::Error) -> Error {
 fn refusal(operation: &'static str, line: &str) -> Error {
     if line.starts_with("object too large") {
         let message = "memcached is told to keep smaller items only";
-        return Error::new(Kind::TooLarge, operation, message).advise("Start it with -I 1m, its default, or more");
+        return Error::new(Kind::TooLarge, operation, message)
+            .advise("Start it with -I 1m, its default, or more");
     }
     Error::new(Kind::Unavailable, operation, "memcached has no room, or is in trouble")
         .advise("Give it more memory (-m), and do not start it with -M")
