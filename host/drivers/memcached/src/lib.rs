@@ -35,6 +35,9 @@
 //! the session and looks for the epoch, the root and five of the chunks, in turn, so that a loss is told with the
 //! next beat, and what is looked for is not thrown away first.
 //!
+//! Do not start the server with `-M`: one that refuses items when it is full drops the one that was to be replaced, and
+//! that may be the root.
+//!
 //! One assumption on the server: its clock goes on while it runs. A memcached that was stopped and goes on may, in
 //! the first instant, stamp with a clock from before; a renewal that took half a second or more is sent again for that.
 //!
@@ -63,7 +66,7 @@ use async_trait::async_trait;
 use crate::draft::Work;
 use crate::session::BEAT_REQUESTS;
 use crate::settings::Settings;
-use crate::store::Store;
+use crate::store::{Store, TRIAL_BYTES};
 use crate::watch::{MemcachedWatch, Place};
 
 /// memcached keeps items of 1 MiB with all that belongs to them, unless it is told otherwise.
@@ -78,7 +81,7 @@ pub struct Memcached {
 impl Memcached {
     /// Connects to the server that `location` names and takes the namespace into use. Fails with `Invalid` on a
     /// URL it does not understand, `Unavailable` or `Timeout` where the server cannot be reached, `Unsupported` or
-    /// `Denied` on a server that does not speak to us, and `Format` where something foreign lies under our keys.
+    /// `Denied` on a server that does not speak to us, `TooLarge` on one that keeps small items only, and `Format` where something foreign lies under our keys.
     /// Later a lost connection is made anew by the next call.
     pub async fn connect(
         location: &Location,
@@ -86,7 +89,11 @@ impl Memcached {
         chance: Arc<dyn Chance>,
     ) -> Result<Memcached> {
         let store = Store::new(Settings::read(location)?, clock, chance);
-        store.in_time("connect", store.deadline(), store.view("connect")).await?;
+        let begin = async {
+            store.view("connect").await?;
+            store.try_size("connect", TRIAL_BYTES).await
+        };
+        store.in_time("connect", store.deadline(), begin).await?;
         Ok(Memcached { store: Arc::new(store), capability: capability() })
     }
 }

@@ -25,6 +25,8 @@ use crate::wire::{Ask, Item, Wire};
 const EPOCHS_MAX: u32 = 8;
 /// Leaves read at once.
 pub(crate) const LEAVES_AT_ONCE: usize = 16;
+/// What a server must take at least: the root of a namespace of common size. Larger roots are tried in such steps.
+pub(crate) const TRIAL_BYTES: usize = 64 << 10;
 /// The most leaves that are remembered.
 const LEAVES_KEPT_MAX: usize = 1024;
 /// The longest pause after another host was quicker, and the first one; doubled in between.
@@ -41,6 +43,8 @@ pub(crate) struct Store {
     /// The highest revision seen, over all epochs.
     seen: AtomicU64,
     looks: AtomicU64,
+    /// The server takes items of so many bytes.
+    proven: AtomicUsize,
     /// Counts renewals, so that each looks for other chunks.
     pub(crate) beats: AtomicUsize,
     // A std Mutex: held for a look-up, never over an await.
@@ -99,6 +103,7 @@ impl Store {
             chance,
             seen: AtomicU64::new(0),
             looks: AtomicU64::new(0),
+            proven: AtomicUsize::new(0),
             beats: AtomicUsize::new(0),
             live: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
@@ -172,7 +177,9 @@ impl Store {
             let mut asks = vec![Ask::value(epoch_key(&self.settings.namespace))];
             asks.extend(known.iter().map(|known| Ask::there(root_key(known.epoch))));
             let place = asks.len();
-            asks.extend(beside.is_none().then_some(others).unwrap_or_default().iter().cloned());
+            if beside.is_none() {
+                asks.extend_from_slice(others);
+            }
             let mut found = self.wire.read(operation, &asks).await?;
             let beside = beside.get_or_insert(found.split_off(place));
             let Some(Some(item)) = found.first() else {
@@ -417,16 +424,16 @@ impl Store {
             return Ok(Some(done));
         }
         let made = draft.finish()?;
+        self.try_size(operation, made.root.len()).await?;
         let items: Vec<(String, Bytes)> =
             made.chunks.iter().map(|(id, item)| (chunk_key(*id), item.clone())).collect();
         self.wire.store(operation, &items).await?;
         doubt.store(true, Ordering::Release);
-        let look = self.looks.load(Ordering::Acquire);
         let swapped = self.wire.swap(operation, &root_key(view.epoch), &made.root, view.cas).await?;
         doubt.store(false, Ordering::Release);
         match swapped {
             Some(cas) => {
-                self.take_over(look, view, made, cas)?;
+                self.take_over(view, made, cas)?;
                 Ok(Some(done))
             }
             None => {
@@ -436,15 +443,30 @@ impl Store {
         }
     }
 
+    /// Sees to it that the server takes a root of so many bytes. It drops the former item where it refuses the new one as
+    /// too large, and with the root all would be lost: so something as large is stored beside it before.
+    pub(crate) async fn try_size(&self, operation: &'static str, bytes: usize) -> Result<()> {
+        if bytes <= self.proven.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let bytes = bytes.next_multiple_of(TRIAL_BYTES);
+        let id = self.chance.bits();
+        self.wire.store(operation, &[(chunk_key(id), Bytes::from(vec![0; bytes]))]).await?;
+        self.forget([id]);
+        self.proven.fetch_max(bytes, Ordering::AcqRel);
+        Ok(())
+    }
+
     /// Makes what was just stored the present state, and throws away what it replaced.
-    fn take_over(&self, look: u64, view: &View, made: Made, cas: u64) -> Result<()> {
+    fn take_over(&self, view: &View, made: Made, cas: u64) -> Result<()> {
         for (id, item) in made.chunks.iter().filter(|(id, _)| made.leaves.contains(id)) {
             // Read from its own bytes, so that it keeps none of the leaf before it.
             self.remember(*id, Arc::new(Leaf::decode(item)?));
         }
         let root = Root::decode(&made.root)?;
         let View { epoch, epoch_cas, .. } = *view;
-        self.publish(look, View { epoch, root, epoch_cas, cas, former: 0 });
+        // No look of ours: it does not bring back an epoch that is known to be over.
+        self.publish(0, View { epoch, root, epoch_cas, cas, former: 0 });
         let mut live = self.lock();
         made.stale.iter().for_each(|id| drop(live.leaves.remove(id)));
         drop(live);

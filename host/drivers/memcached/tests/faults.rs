@@ -531,8 +531,12 @@ async fn a_restart_after_a_foreign_item_makes_the_namespace_usable() {
 }
 
 async fn refuses_a_value_that_the_server_does_not_take_and_goes_on() {
-    let arguments = ["-I", "128k", "-o", "slab_chunk_max=65536"].map(String::from).into();
-    let server = Server::start(MemcachedOptions { arguments, ..MemcachedOptions::default() }).await.unwrap();
+    let small = async |limit: &str| {
+        let arguments = ["-I", limit, "-o", "slab_chunk_max=16384"].map(String::from).into();
+        Server::start(MemcachedOptions { arguments, ..MemcachedOptions::default() }).await.unwrap()
+    };
+    check_refused(&small("32k").await.url("n"), Kind::TooLarge, "-I 1m").await;
+    let server = small("128k").await;
     let driver = connect(&server.url("n")).await.unwrap();
     put(&driver, "a", "1").await.unwrap();
     let error = put(&driver, "a", &"v".repeat(200 << 10)).await.unwrap_err();
@@ -540,6 +544,20 @@ async fn refuses_a_value_that_the_server_does_not_take_and_goes_on() {
     assert!(error.to_string().contains("-I 1m"), "{error}");
     assert_eq!(value(&driver, "a").await.as_deref(), Some("1"));
     put(&driver, "a", &"v".repeat(100 << 10)).await.unwrap();
+    // Names so long that the index alone outgrows what the server takes: refused, and nothing is lost.
+    let mut written = 0usize;
+    let error = loop {
+        let name = |index| Key::from(format!("{index:04}/{}", "n".repeat(4000)).as_str());
+        let txn = (written..written + 40).fold(Txn::new(), |txn, index| txn.put(name(index), ""));
+        match driver.commit(txn).await {
+            Ok(_) => written += 40,
+            Err(error) => break error,
+        }
+    };
+    check_error(&error, Kind::TooLarge, Effect::None);
+    let other = connect(&server.url("n")).await.unwrap();
+    let page = other.list(&Key::default(), None, 0).await.unwrap();
+    assert_eq!(page.records.len(), written + 1);
 }
 
 async fn refuses_a_server_that_wants_a_password() {
