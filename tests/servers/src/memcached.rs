@@ -80,9 +80,21 @@ impl Memcached {
         }
     }
 
-    /// Stops it with SIGSTOP. It keeps its sockets and answers nothing.
+    /// Stops it with SIGSTOP, and waits until all its threads stand still: before that one of them may yet answer. It
+    /// keeps its sockets and answers nothing.
     pub fn pause(&self) {
         self.process.pause();
+        while !self.stands_still() {
+            std::thread::yield_now();
+        }
+    }
+
+    fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the server runs");
+        threads.flatten().all(|thread| {
+            let state = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            state.rsplit(')').next().is_some_and(|state| state.trim_start().starts_with('T'))
+        })
     }
 
     /// Lets it go on.
