@@ -34,6 +34,11 @@ const OUTSIDERS: &[(&str, &[&str], &str)] = &[
         &["host/drivers/zookeeper", "tests/*", "xtask"],
         "a backend's client is known to its driver only",
     ),
+    (
+        "tokio-postgres",
+        &["host/drivers/postgresql", "tests/*", "xtask"],
+        "a backend's client is known to its driver only",
+    ),
     ("clap", &["host/cli", "xtask"], "arguments are read where a person types them"),
 ];
 
@@ -71,6 +76,12 @@ const DOORS: &[Door] = &[
     Door {
         says: "zookeeper_client ::",
         files: &["host/drivers/zookeeper/src/wire.rs", "tests/*", "xtask/*"],
+        tests: true,
+        advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
+    },
+    Door {
+        says: "tokio_postgres ::",
+        files: &["host/drivers/postgresql/src/wire.rs", "xtask/*"],
         tests: true,
         advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
     },

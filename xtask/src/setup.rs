@@ -10,12 +10,16 @@ use anyhow::{Result, bail};
 
 use crate::steps::{capture, cargo, in_path, run};
 
-/// A server that tests start privately. Its name is that of its Debian package and, but for the one below, of its
+/// A server that tests start privately. Its name is that of its Debian package and, but for those below, of its
 /// program.
-const SERVERS: &[&str] = &["redis-server", "memcached", ZOOKEEPER];
+const SERVERS: &[&str] = &["redis-server", "memcached", ZOOKEEPER, POSTGRESQL];
 /// Runs in Java: it is there when both files are.
 const ZOOKEEPER: &str = "zookeeper";
 const ZOOKEEPER_ARCHIVE: &str = "/usr/share/java/zookeeper.jar";
+/// Its programs lie in a folder for each version, outside of `PATH`. Its package starts a server for the
+/// whole machine, which nobody here needs.
+const POSTGRESQL: &str = "postgresql";
+const POSTGRESQL_FOLDER: &str = "/usr/lib/postgresql";
 
 /// Finds or installs the C compiler, cargo-nextest and the servers that tests start.
 ///
@@ -85,9 +89,22 @@ fn shown(name: &str, file: Option<PathBuf>) -> bool {
 }
 
 fn server_file(name: &str) -> Option<PathBuf> {
-    if name != ZOOKEEPER {
-        return in_path(name);
+    match name {
+        ZOOKEEPER => zookeeper_file(),
+        POSTGRESQL => postgresql_file(),
+        _ => in_path(name),
     }
+}
+
+fn postgresql_file() -> Option<PathBuf> {
+    let versions = std::fs::read_dir(POSTGRESQL_FOLDER).ok().into_iter().flatten().filter_map(Result::ok);
+    let mut files: Vec<_> = versions.map(|entry| entry.path().join("bin/postgres")).collect();
+    files.retain(|file| file.is_file());
+    files.sort();
+    files.pop().or_else(|| in_path("postgres"))
+}
+
+fn zookeeper_file() -> Option<PathBuf> {
     let archive = PathBuf::from(ZOOKEEPER_ARCHIVE);
     in_path("java").filter(|_| archive.is_file()).map(|_| archive)
 }
@@ -100,7 +117,12 @@ fn is_debian_root() -> bool {
 fn install_package(name: &str) -> Result<()> {
     println!("  {name}: missing; installing Debian's package");
     run(apt_get().arg("update"))?;
-    run(apt_get().args(["install", "--yes", "--no-install-recommends", name]))
+    run(apt_get().args(["install", "--yes", "--no-install-recommends", name]))?;
+    if name == POSTGRESQL {
+        run(Command::new("service").args([name, "stop"]))?;
+        run(Command::new("update-rc.d").args([name, "disable"]))?;
+    }
+    Ok(())
 }
 
 fn apt_get() -> Command {

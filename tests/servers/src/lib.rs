@@ -14,6 +14,7 @@
 mod backend;
 mod certificate;
 mod memcached;
+mod postgresql;
 mod process;
 mod redis;
 mod suite;
@@ -21,6 +22,7 @@ mod zookeeper;
 
 pub use backend::{Backend, Server, VOTERS};
 pub use memcached::{Memcached, MemcachedOptions};
+pub use postgresql::{Postgresql, PostgresqlOptions, PostgresqlTalk};
 pub use redis::{Redis, RedisOptions};
 pub use suite::{Test, run};
 pub use zookeeper::{Ensemble, EnsemblePlan, Node, ZooKeeper, ZooKeeperOptions};
@@ -34,9 +36,14 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("a bound socket has an address").port()
 }
 
-/// Tells whether `program` can be started from `PATH`; for `zookeeper`, whether Java and its archive are there.
+/// Tells whether `program` can be started from `PATH`; for `zookeeper`, whether Java and its archive are there; for
+/// `postgres`, also from where Debian puts it.
 pub fn available(program: &str) -> bool {
-    if program == "zookeeper" { zookeeper::is_installed() } else { find(program).is_some() }
+    match program {
+        "zookeeper" => zookeeper::is_installed(),
+        "postgres" => postgresql::is_installed(),
+        _ => find(program).is_some(),
+    }
 }
 
 /// Tells whether a missing server is a failure (in CI) and not a reason to pass over a test.
