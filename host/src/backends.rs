@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use althing_core::location::nearest;
 use althing_core::{Capability, Chance, Clock, Driver, Error, Kind, Location, OsChance, Result, SystemClock};
+use althing_driver_memcached::Memcached;
 use althing_driver_memory::Memory;
+use althing_driver_postgresql::Postgresql;
 use althing_driver_redis::Redis;
 use althing_driver_zookeeper::ZooKeeper;
 use futures::future::BoxFuture;
@@ -47,6 +49,28 @@ pub const BACKENDS: &[Backend] = &[
         connect: |location, clock, chance| {
             Box::pin(async move {
                 Ok(Arc::new(Redis::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
+            })
+        },
+    },
+    Backend {
+        schemes: &["memcached"],
+        about: "one memcached, a cache that may lose everything: L0, and every loss is told",
+        example: "memcached://127.0.0.1:11211/?namespace=prod",
+        capability: Some(althing_driver_memcached::capability),
+        connect: |location, clock, chance| {
+            Box::pin(async move {
+                Ok(Arc::new(Memcached::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
+            })
+        },
+    },
+    Backend {
+        schemes: &["postgresql", "postgres"],
+        about: "one PostgreSQL server; L1 if it writes to disk what it acknowledges, else L0",
+        example: "postgresql://user:password@127.0.0.1/database?namespace=prod",
+        capability: None,
+        connect: |location, clock, chance| {
+            Box::pin(async move {
+                Ok(Arc::new(Postgresql::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
             })
         },
     },
@@ -100,7 +124,7 @@ mod tests {
     #[tokio::test]
     async fn suggests_the_backend_that_was_meant() {
         check_refused("redsi://127.0.0.1", "Did you mean redis:?").await;
-        check_refused("zanzibar://127.0.0.1", "Backends of this build: memory redis rediss zookeeper kazoo")
+        check_refused("zanzibar://127.0.0.1", "Backends of this build: memory redis rediss memcached postgresql")
             .await;
         check_refused("memory:?colour=red", "unknown option \"colour\"").await;
     }

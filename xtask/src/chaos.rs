@@ -10,7 +10,7 @@ use crate::steps::{built, run};
 /// What to play.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// On this backend alone: memory, redis, ensemble (three ZooKeepers), or zookeeper (one, then three)
+    /// On this backend alone: memory, redis, memcached, postgresql, ensemble (three ZooKeepers), or zookeeper (one, then three)
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
 

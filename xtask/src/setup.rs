@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use althing_test_servers::Backend;
+use anyhow::{Context, Result, bail};
 
 use crate::steps::{capture, cargo, in_path, run};
 
@@ -40,6 +41,12 @@ pub(crate) fn require_server(name: &str) -> Result<()> {
         bail!("{name} is not installed. To install it: on Debian `apt-get install {name}`");
     }
     Ok(())
+}
+
+/// Reads the name of a backend.
+pub(crate) fn backend(name: &str) -> Result<Backend> {
+    let names = || Backend::ALL.iter().map(|backend| backend.name()).collect::<Vec<_>>().join(" ");
+    Backend::named(name).with_context(|| format!("the backends are {}", names()))
 }
 
 fn compiler() -> Result<()> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use althing_chaos::{Backend, Plan, Programs, SCENARIOS, be_member, play, scenarios};
 use anyhow::{Context, Result, bail};
 
-const USAGE: &str = "althing-chaos [--backend memory|redis|zookeeper|ensemble] [--seconds N] [--seed S] [--only SCENARIO] [--told]";
+const USAGE: &str = "althing-chaos [--backend NAME] [--seconds N] [--seed S] [--only SCENARIO] [--told]";
 
 struct Args {
     backends: Vec<Backend>,

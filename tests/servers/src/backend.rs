@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::{Ensemble, Redis, RedisOptions, ZooKeeper, ZooKeeperOptions};
+use crate::{
+    Ensemble, Memcached, MemcachedOptions, Postgresql, PostgresqlOptions, Redis, RedisOptions, ZooKeeper, ZooKeeperOptions,
+};
 
 /// How many servers an ensemble has.
 pub const VOTERS: usize = 3;
@@ -14,6 +16,10 @@ pub enum Backend {
     Memory,
     /// One Redis that writes every commit to disk before it answers.
     Redis,
+    /// One memcached.
+    Memcached,
+    /// One PostgreSQL.
+    Postgresql,
     /// One ZooKeeper.
     ZooKeeper,
     /// Three ZooKeepers that agree.
@@ -22,17 +28,25 @@ pub enum Backend {
 
 impl Backend {
     /// All of them.
-    pub const ALL: &'static [Backend] =
-        &[Backend::Memory, Backend::Redis, Backend::ZooKeeper, Backend::Ensemble];
+    pub const ALL: &'static [Backend] = &[
+        Backend::Memory,
+        Backend::Redis,
+        Backend::Memcached,
+        Backend::Postgresql,
+        Backend::ZooKeeper,
+        Backend::Ensemble,
+    ];
 
     /// Those that can be killed and have forgotten nothing when they come back.
-    pub const LASTING: &'static [Backend] = &[Backend::Redis, Backend::ZooKeeper, Backend::Ensemble];
+    pub const LASTING: &'static [Backend] = &[Backend::Redis, Backend::Postgresql, Backend::ZooKeeper, Backend::Ensemble];
 
     /// Returns its name.
     pub fn name(self) -> &'static str {
         match self {
             Backend::Memory => "memory",
             Backend::Redis => "redis",
+            Backend::Memcached => "memcached",
+            Backend::Postgresql => "postgresql",
             Backend::ZooKeeper => "zookeeper",
             Backend::Ensemble => "ensemble",
         }
@@ -48,6 +62,8 @@ impl Backend {
         match self {
             Backend::Memory => None,
             Backend::Redis => Some("redis-server"),
+            Backend::Memcached => Some("memcached"),
+            Backend::Postgresql => Some("postgresql"),
             Backend::ZooKeeper | Backend::Ensemble => Some("zookeeper"),
         }
     }
@@ -60,6 +76,10 @@ pub enum Server {
     Memory,
     /// One Redis.
     Redis(Box<Redis>),
+    /// One memcached.
+    Memcached(Box<Memcached>),
+    /// One PostgreSQL.
+    Postgresql(Box<Postgresql>),
     /// One ZooKeeper.
     ZooKeeper(Box<ZooKeeper>),
     /// Three of them.
@@ -74,6 +94,12 @@ impl Server {
         Some(match backend {
             Backend::Memory => Server::Memory,
             Backend::Redis => Server::Redis(Box::new(Redis::start(RedisOptions::durable()).await?)),
+            Backend::Memcached => {
+                Server::Memcached(Box::new(Memcached::start(MemcachedOptions::default()).await?))
+            }
+            Backend::Postgresql => {
+                Server::Postgresql(Box::new(Postgresql::start(PostgresqlOptions::default()).await?))
+            }
             Backend::ZooKeeper => Server::ZooKeeper(Box::new(ZooKeeper::start(options).await?)),
             Backend::Ensemble => Server::Ensemble(Ensemble::start(VOTERS, options).await?),
         })
@@ -91,6 +117,10 @@ impl Server {
         match self {
             Server::Memory => "memory:".into(),
             Server::Redis(_) => format!("redis://{}/0?namespace={namespace}", addresses[0]),
+            Server::Memcached(_) => format!("memcached://{}/?namespace={namespace}", addresses[0]),
+            Server::Postgresql(server) => {
+                server.url(namespace).replace(&format!("127.0.0.1:{}", server.port()), &addresses[0])
+            }
             Server::ZooKeeper(_) | Server::Ensemble(_) => {
                 format!("zookeeper://{}/?namespace={namespace}", addresses.join(","))
             }
@@ -102,6 +132,8 @@ impl Server {
         match self {
             Server::Memory => Vec::new(),
             Server::Redis(redis) => vec![redis.port()],
+            Server::Memcached(server) => vec![server.port()],
+            Server::Postgresql(server) => vec![server.port()],
             Server::ZooKeeper(server) => vec![server.node().port()],
             Server::Ensemble(ensemble) => ensemble.nodes().iter().map(|node| node.port()).collect(),
         }
@@ -121,6 +153,8 @@ impl Server {
         match self {
             Server::Memory => None,
             Server::Redis(redis) => Some(redis.pid()),
+            Server::Memcached(server) => Some(server.pid()),
+            Server::Postgresql(server) => Some(server.pid()),
             Server::ZooKeeper(server) => Some(server.node().pid()),
             Server::Ensemble(ensemble) => Some(ensemble.nodes()[leader].pid()),
         }
@@ -140,6 +174,8 @@ impl Server {
         match self {
             Server::Memory => {}
             Server::Redis(redis) => redis.restart().await,
+            Server::Memcached(server) => server.restart().await,
+            Server::Postgresql(server) => server.restart().await,
             Server::ZooKeeper(server) => server.node_mut().restart().await,
             Server::Ensemble(ensemble) => ensemble.restart().await,
         }
@@ -150,6 +186,8 @@ impl Server {
         match self {
             Server::Memory => {}
             Server::Redis(redis) => redis.pause(),
+            Server::Memcached(server) => server.pause(),
+            Server::Postgresql(server) => server.pause(),
             Server::ZooKeeper(server) => server.node().pause(),
             Server::Ensemble(ensemble) => ensemble.nodes().iter().for_each(|node| node.pause()),
         }
@@ -160,6 +198,8 @@ impl Server {
         match self {
             Server::Memory => {}
             Server::Redis(redis) => redis.resume(),
+            Server::Memcached(server) => server.resume(),
+            Server::Postgresql(server) => server.resume(),
             Server::ZooKeeper(server) => server.node().resume(),
             Server::Ensemble(ensemble) => ensemble.nodes().iter().for_each(|node| node.resume()),
         }

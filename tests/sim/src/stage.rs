@@ -33,9 +33,9 @@ impl Stage {
         let (mut memory, mut lease) = (None, Duration::from_secs(1));
         match *server.lock().await {
             Server::Memory => memory = Some(connect(&url).await),
-            Server::Redis(_) => {}
-            // Three servers and a fleet share the processors of a small machine.
-            Server::ZooKeeper(_) | Server::Ensemble(_) => {
+            Server::Redis(_) | Server::Memcached(_) => {}
+            // Servers of several processes and a fleet share the processors of a small machine.
+            Server::Postgresql(_) | Server::ZooKeeper(_) | Server::Ensemble(_) => {
                 url.push_str("&timeout=10s");
                 lease = Duration::from_secs(3);
             }

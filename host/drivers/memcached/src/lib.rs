@@ -98,7 +98,8 @@ impl Memcached {
     }
 }
 
-fn capability() -> Capability {
+/// Says what every memcached gives.
+pub fn capability() -> Capability {
     Capability {
         backend: "memcached".into(),
         level: Level::L0,

@@ -10,7 +10,7 @@ use althing_sim::{Stage, TICK};
 use althing_test_servers::{Backend, Server};
 
 const CALLERS: usize = 32;
-const USAGE: &str = "crowd [--seconds N] [--backend memory|redis|zookeeper|ensemble]";
+const USAGE: &str = "crowd [--seconds N] [--backend NAME]";
 
 struct Args {
     seconds: u64,
