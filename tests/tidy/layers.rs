@@ -39,6 +39,8 @@ const OUTSIDERS: &[(&str, &[&str], &str)] = &[
         &["host/drivers/postgresql", "tests/*", "xtask"],
         "a backend's client is known to its driver only",
     ),
+    ("tonic*", &["host/drivers/etcd"], "a backend's client is known to its driver only"),
+    ("prost", &["host/drivers/etcd"], "a backend's client is known to its driver only"),
     ("clap", &["host/cli", "xtask"], "arguments are read where a person types them"),
 ];
 
@@ -82,6 +84,12 @@ const DOORS: &[Door] = &[
     Door {
         says: "tokio_postgres ::",
         files: &["host/drivers/postgresql/src/wire.rs", "xtask/*"],
+        tests: true,
+        advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
+    },
+    Door {
+        says: "tonic ::",
+        files: &["host/drivers/etcd/src/wire.rs"],
         tests: true,
         advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
     },

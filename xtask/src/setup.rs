@@ -13,7 +13,7 @@ use crate::steps::{capture, cargo, in_path, run};
 
 /// A server that tests start privately. Its name is that of its Debian package and, but for those below, of its
 /// program.
-const SERVERS: &[&str] = &["redis-server", "memcached", ZOOKEEPER, POSTGRESQL];
+const SERVERS: &[&str] = &["redis-server", "memcached", ZOOKEEPER, POSTGRESQL, ETCD];
 /// Runs in Java: it is there when both files are.
 const ZOOKEEPER: &str = "zookeeper";
 const ZOOKEEPER_ARCHIVE: &str = "/usr/share/java/zookeeper.jar";
@@ -21,6 +21,9 @@ const ZOOKEEPER_ARCHIVE: &str = "/usr/share/java/zookeeper.jar";
 /// whole machine, which nobody here needs.
 const POSTGRESQL: &str = "postgresql";
 const POSTGRESQL_FOLDER: &str = "/usr/lib/postgresql";
+/// Its program has a shorter name than its package.
+const ETCD: &str = "etcd-server";
+const ETCD_PROGRAM: &str = "etcd";
 
 /// Finds or installs the C compiler, cargo-nextest and the servers that tests start.
 ///
@@ -99,6 +102,7 @@ fn server_file(name: &str) -> Option<PathBuf> {
     match name {
         ZOOKEEPER => zookeeper_file(),
         POSTGRESQL => postgresql_file(),
+        ETCD => in_path(ETCD_PROGRAM),
         _ => in_path(name),
     }
 }
