@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use althing_core::location::nearest;
 use althing_core::{Capability, Chance, Clock, Driver, Error, Kind, Location, OsChance, Result, SystemClock};
+use althing_driver_etcd::Etcd;
 use althing_driver_memcached::Memcached;
 use althing_driver_memory::Memory;
 use althing_driver_postgresql::Postgresql;
@@ -75,6 +76,17 @@ pub const BACKENDS: &[Backend] = &[
         },
     },
     Backend {
+        schemes: &["etcd"],
+        about: "an etcd cluster; L2 with three voting members or more, else L1",
+        example: "etcd://etcd1,etcd2,etcd3/?namespace=prod",
+        capability: None,
+        connect: |location, clock, chance| {
+            Box::pin(async move {
+                Ok(Arc::new(Etcd::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
+            })
+        },
+    },
+    Backend {
         schemes: &["zookeeper", "kazoo"],
         about: "a ZooKeeper ensemble; L2 with three voting servers or more, else L1",
         example: "zookeeper://zk1,zk2,zk3/?namespace=prod",
@@ -124,8 +136,11 @@ mod tests {
     #[tokio::test]
     async fn suggests_the_backend_that_was_meant() {
         check_refused("redsi://127.0.0.1", "Did you mean redis:?").await;
-        check_refused("zanzibar://127.0.0.1", "Backends of this build: memory redis rediss memcached postgresql")
-            .await;
+        check_refused(
+            "zanzibar://127.0.0.1",
+            "Backends of this build: memory redis rediss memcached postgresql",
+        )
+        .await;
         check_refused("memory:?colour=red", "unknown option \"colour\"").await;
     }
 

@@ -44,7 +44,8 @@ pub(crate) fn show(root: &Path, args: &Args) -> Result<()> {
     let binary = built(root, &["--package", "althing-cli"], "althing")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let store = Server::start(args.backend, TICK).await.context("the backend's server is not installed")?;
+        let store =
+            Server::start(args.backend, TICK).await.context("the backend's server is not installed")?;
         let mut stage = Stage::new(binary, store)?;
         let bundle = root.join("policies").join(RULE);
         let outcome = tokio::select! {

@@ -37,6 +37,7 @@ pub(crate) fn install_missing(root: &Path) -> Result<()> {
 
 /// Finds or installs a server. Fails if it is still missing.
 pub(crate) fn require_server(name: &str) -> Result<()> {
+    let name = if name == ETCD_PROGRAM { ETCD } else { name };
     if server_file(name).is_none() && is_debian_root() {
         install_package(name)?;
     }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    Ensemble, Memcached, MemcachedOptions, Postgresql, PostgresqlOptions, Redis, RedisOptions, ZooKeeper, ZooKeeperOptions,
+    Ensemble, Etcd, EtcdOptions, Memcached, MemcachedOptions, Postgresql, PostgresqlOptions, Redis,
+    RedisOptions, ZooKeeper, ZooKeeperOptions,
 };
 
 /// How many servers an ensemble has.
@@ -20,6 +21,10 @@ pub enum Backend {
     Memcached,
     /// One PostgreSQL.
     Postgresql,
+    /// One etcd.
+    Etcd,
+    /// Three etcds that agree.
+    EtcdCluster,
     /// One ZooKeeper.
     ZooKeeper,
     /// Three ZooKeepers that agree.
@@ -33,12 +38,21 @@ impl Backend {
         Backend::Redis,
         Backend::Memcached,
         Backend::Postgresql,
+        Backend::Etcd,
+        Backend::EtcdCluster,
         Backend::ZooKeeper,
         Backend::Ensemble,
     ];
 
     /// Those that can be killed and have forgotten nothing when they come back.
-    pub const LASTING: &'static [Backend] = &[Backend::Redis, Backend::Postgresql, Backend::ZooKeeper, Backend::Ensemble];
+    pub const LASTING: &'static [Backend] = &[
+        Backend::Redis,
+        Backend::Postgresql,
+        Backend::Etcd,
+        Backend::EtcdCluster,
+        Backend::ZooKeeper,
+        Backend::Ensemble,
+    ];
 
     /// Returns its name.
     pub fn name(self) -> &'static str {
@@ -47,6 +61,8 @@ impl Backend {
             Backend::Redis => "redis",
             Backend::Memcached => "memcached",
             Backend::Postgresql => "postgresql",
+            Backend::Etcd => "etcd",
+            Backend::EtcdCluster => "etcd-3",
             Backend::ZooKeeper => "zookeeper",
             Backend::Ensemble => "ensemble",
         }
@@ -64,6 +80,7 @@ impl Backend {
             Backend::Redis => Some("redis-server"),
             Backend::Memcached => Some("memcached"),
             Backend::Postgresql => Some("postgresql"),
+            Backend::Etcd | Backend::EtcdCluster => Some("etcd"),
             Backend::ZooKeeper | Backend::Ensemble => Some("zookeeper"),
         }
     }
@@ -80,6 +97,8 @@ pub enum Server {
     Memcached(Box<Memcached>),
     /// One PostgreSQL.
     Postgresql(Box<Postgresql>),
+    /// One etcd or three.
+    Etcd(Etcd),
     /// One ZooKeeper.
     ZooKeeper(Box<ZooKeeper>),
     /// Three of them.
@@ -100,6 +119,8 @@ impl Server {
             Backend::Postgresql => {
                 Server::Postgresql(Box::new(Postgresql::start(PostgresqlOptions::default()).await?))
             }
+            Backend::Etcd => Server::Etcd(Etcd::start(1, EtcdOptions::default()).await?),
+            Backend::EtcdCluster => Server::Etcd(Etcd::start(VOTERS, EtcdOptions::default()).await?),
             Backend::ZooKeeper => Server::ZooKeeper(Box::new(ZooKeeper::start(options).await?)),
             Backend::Ensemble => Server::Ensemble(Ensemble::start(VOTERS, options).await?),
         })
@@ -121,6 +142,7 @@ impl Server {
             Server::Postgresql(server) => {
                 server.url(namespace).replace(&format!("127.0.0.1:{}", server.port()), &addresses[0])
             }
+            Server::Etcd(_) => format!("etcd://{}/?namespace={namespace}", addresses.join(",")),
             Server::ZooKeeper(_) | Server::Ensemble(_) => {
                 format!("zookeeper://{}/?namespace={namespace}", addresses.join(","))
             }
@@ -134,6 +156,7 @@ impl Server {
             Server::Redis(redis) => vec![redis.port()],
             Server::Memcached(server) => vec![server.port()],
             Server::Postgresql(server) => vec![server.port()],
+            Server::Etcd(cluster) => cluster.members().iter().map(|member| member.port()).collect(),
             Server::ZooKeeper(server) => vec![server.node().port()],
             Server::Ensemble(ensemble) => ensemble.nodes().iter().map(|node| node.port()).collect(),
         }
@@ -143,6 +166,7 @@ impl Server {
     pub fn leader(&self) -> Option<usize> {
         match self {
             Server::Ensemble(ensemble) => ensemble.leader(),
+            Server::Etcd(cluster) => cluster.leader(),
             _ => None,
         }
     }
@@ -155,6 +179,7 @@ impl Server {
             Server::Redis(redis) => Some(redis.pid()),
             Server::Memcached(server) => Some(server.pid()),
             Server::Postgresql(server) => Some(server.pid()),
+            Server::Etcd(cluster) => Some(cluster.members()[leader].pid()),
             Server::ZooKeeper(server) => Some(server.node().pid()),
             Server::Ensemble(ensemble) => Some(ensemble.nodes()[leader].pid()),
         }
@@ -165,6 +190,7 @@ impl Server {
         let leader = self.leader().unwrap_or_default();
         match self {
             Server::Ensemble(ensemble) => ensemble.nodes_mut()[leader].restart().await,
+            Server::Etcd(cluster) => cluster.members_mut()[leader].restart().await,
             _ => self.restart().await,
         }
     }
@@ -176,6 +202,7 @@ impl Server {
             Server::Redis(redis) => redis.restart().await,
             Server::Memcached(server) => server.restart().await,
             Server::Postgresql(server) => server.restart().await,
+            Server::Etcd(cluster) => cluster.restart().await,
             Server::ZooKeeper(server) => server.node_mut().restart().await,
             Server::Ensemble(ensemble) => ensemble.restart().await,
         }
@@ -188,6 +215,7 @@ impl Server {
             Server::Redis(redis) => redis.pause(),
             Server::Memcached(server) => server.pause(),
             Server::Postgresql(server) => server.pause(),
+            Server::Etcd(cluster) => cluster.pause(),
             Server::ZooKeeper(server) => server.node().pause(),
             Server::Ensemble(ensemble) => ensemble.nodes().iter().for_each(|node| node.pause()),
         }
@@ -200,6 +228,7 @@ impl Server {
             Server::Redis(redis) => redis.resume(),
             Server::Memcached(server) => server.resume(),
             Server::Postgresql(server) => server.resume(),
+            Server::Etcd(cluster) => cluster.resume(),
             Server::ZooKeeper(server) => server.node().resume(),
             Server::Ensemble(ensemble) => ensemble.nodes().iter().for_each(|node| node.resume()),
         }

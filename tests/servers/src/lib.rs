@@ -13,18 +13,18 @@
 
 mod backend;
 mod certificate;
+mod etcd;
 mod memcached;
 mod postgresql;
-mod etcd;
 mod process;
 mod redis;
 mod suite;
 mod zookeeper;
 
 pub use backend::{Backend, Server, VOTERS};
+pub use etcd::{Etcd, EtcdMember, EtcdOptions};
 pub use memcached::{Memcached, MemcachedOptions};
 pub use postgresql::{Postgresql, PostgresqlOptions, PostgresqlTalk};
-pub use etcd::{Etcd, EtcdMember, EtcdOptions};
 pub use redis::{Redis, RedisOptions};
 pub use suite::{Test, run};
 pub use zookeeper::{Ensemble, EnsemblePlan, Node, ZooKeeper, ZooKeeperOptions};

@@ -35,7 +35,7 @@ impl Stage {
             Server::Memory => memory = Some(connect(&url).await),
             Server::Redis(_) | Server::Memcached(_) => {}
             // Servers of several processes and a fleet share the processors of a small machine.
-            Server::Postgresql(_) | Server::ZooKeeper(_) | Server::Ensemble(_) => {
+            Server::Postgresql(_) | Server::Etcd(_) | Server::ZooKeeper(_) | Server::Ensemble(_) => {
                 url.push_str("&timeout=10s");
                 lease = Duration::from_secs(3);
             }

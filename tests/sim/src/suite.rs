@@ -49,7 +49,11 @@ fn trials(backend: Backend, tests: &'static [Test]) -> Vec<Trial> {
         Backend::Memory | Backend::Redis | Backend::Memcached => {
             tests.iter().map(|test| trial(test.0, std::slice::from_ref(test))).collect()
         }
-        Backend::Postgresql | Backend::ZooKeeper | Backend::Ensemble => vec![trial("all", tests)],
+        Backend::Postgresql
+        | Backend::Etcd
+        | Backend::EtcdCluster
+        | Backend::ZooKeeper
+        | Backend::Ensemble => vec![trial("all", tests)],
     }
 }
 
