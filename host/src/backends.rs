@@ -24,6 +24,8 @@ pub struct Backend {
     /// Says what it promises; `None` where that depends on how its server is configured, and is known
     /// only once connected.
     pub capability: Option<fn() -> Capability>,
+    /// Writes what its hosts would create in a database, for whoever creates that by hand.
+    pub schema: Option<fn() -> String>,
     connect: Connect,
 }
 
@@ -32,10 +34,12 @@ type Connect = fn(Location, Arc<dyn Clock>, Arc<dyn Chance>) -> BoxFuture<'stati
 /// All backends of this build.
 pub const BACKENDS: &[Backend] = &[
     Backend {
-        schemes: &["memory"],
+        // Tooz had an in-process stand-in for ZooKeeper of that name; who shares it through the daemon shares this.
+        schemes: &["memory", "zake"],
         about: "this process alone; nothing outlives it",
         example: "memory:",
         capability: Some(|| Memory::new(Arc::new(SystemClock), Arc::new(OsChance)).capability()),
+        schema: None,
         connect: |location, clock, chance| {
             Box::pin(
                 async move { Ok(Arc::new(Memory::connect(&location, clock, chance)?) as Arc<dyn Driver>) },
@@ -47,6 +51,7 @@ pub const BACKENDS: &[Backend] = &[
         about: "one Redis server; L1 if it writes every commit to disk, else L0",
         example: "redis://127.0.0.1:6379/0?namespace=prod",
         capability: None,
+        schema: None,
         connect: |location, clock, chance| {
             Box::pin(async move {
                 Ok(Arc::new(Redis::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
@@ -58,6 +63,7 @@ pub const BACKENDS: &[Backend] = &[
         about: "one memcached, a cache that may lose everything: L0, and every loss is told",
         example: "memcached://127.0.0.1:11211/?namespace=prod",
         capability: Some(althing_driver_memcached::capability),
+        schema: None,
         connect: |location, clock, chance| {
             Box::pin(async move {
                 Ok(Arc::new(Memcached::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
@@ -69,6 +75,7 @@ pub const BACKENDS: &[Backend] = &[
         about: "one PostgreSQL server; L1 if it writes to disk what it acknowledges, else L0",
         example: "postgresql://user:password@127.0.0.1/database?namespace=prod",
         capability: None,
+        schema: Some(althing_driver_postgresql::schema),
         connect: |location, clock, chance| {
             Box::pin(async move {
                 Ok(Arc::new(Postgresql::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
@@ -80,6 +87,7 @@ pub const BACKENDS: &[Backend] = &[
         about: "an etcd cluster; L2 with three voting members or more, else L1",
         example: "etcd://etcd1,etcd2,etcd3/?namespace=prod",
         capability: None,
+        schema: None,
         connect: |location, clock, chance| {
             Box::pin(async move {
                 Ok(Arc::new(Etcd::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
@@ -91,6 +99,7 @@ pub const BACKENDS: &[Backend] = &[
         about: "a ZooKeeper ensemble; L2 with three voting servers or more, else L1",
         example: "zookeeper://zk1,zk2,zk3/?namespace=prod",
         capability: None,
+        schema: None,
         connect: |location, clock, chance| {
             Box::pin(async move {
                 Ok(Arc::new(ZooKeeper::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
@@ -106,20 +115,19 @@ pub async fn connect(
     clock: Arc<dyn Clock>,
     chance: Arc<dyn Chance>,
 ) -> Result<Arc<dyn Driver>> {
-    let Some(backend) = BACKENDS.iter().find(|backend| backend.schemes.contains(&location.scheme.as_str()))
-    else {
-        return Err(unknown(&location));
-    };
-    (backend.connect)(location, clock, chance).await
+    (named(&location.scheme)?.connect)(location, clock, chance).await
 }
 
-fn unknown(location: &Location) -> Error {
-    let schemes = || BACKENDS.iter().flat_map(|backend| backend.schemes.iter().copied());
-    let advice = match nearest(&location.scheme, schemes()) {
-        Some(scheme) => format!("Did you mean {scheme}:?"),
-        None => format!("Backends of this build: {}", schemes().collect::<Vec<_>>().join(" ")),
-    };
-    Error::new(Kind::Invalid, "connect", format!("no backend is called {:?}", location.scheme)).advise(advice)
+/// Finds the row of a scheme. Fails with `Invalid` and a suggestion where there is none.
+pub fn named(scheme: &str) -> Result<&'static Backend> {
+    BACKENDS.iter().find(|backend| backend.schemes.contains(&scheme)).ok_or_else(|| {
+        let schemes = || BACKENDS.iter().flat_map(|backend| backend.schemes.iter().copied());
+        let advice = match nearest(scheme, schemes()) {
+            Some(scheme) => format!("Did you mean {scheme}:?"),
+            None => format!("Backends of this build: {}", schemes().collect::<Vec<_>>().join(" ")),
+        };
+        Error::new(Kind::Invalid, "find backend", format!("no backend is called {scheme:?}")).advise(advice)
+    })
 }
 
 #[cfg(test)]
@@ -138,7 +146,7 @@ mod tests {
         check_refused("redsi://127.0.0.1", "Did you mean redis:?").await;
         check_refused(
             "zanzibar://127.0.0.1",
-            "Backends of this build: memory redis rediss memcached postgresql",
+            "Backends of this build: memory zake redis rediss memcached postgresql",
         )
         .await;
         check_refused("memory:?colour=red", "unknown option \"colour\"").await;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use althing_core::{Chance, Clock, Error, Kind, Location, OsChance, Result, SystemClock, layers, limits};
 use althing_engine::{Engine, EngineConfig, PublicKey};
-use althing_runtime::{Runtime, RuntimeConfig, Tuning};
+use althing_runtime::{Backends, DEFAULT_BACKEND, Runtime, RuntimeConfig, Tuning};
+use futures::future::join_all;
 
 use crate::backends;
 
@@ -17,7 +18,8 @@ const IO_THREADS: usize = 2;
 /// A host that runs inside this process.
 #[derive(Debug)]
 pub struct Althing {
-    runtime: Runtime,
+    first: Runtime,
+    backends: Backends,
     _io: Io,
 }
 
@@ -27,21 +29,27 @@ impl Althing {
         Builder::default()
     }
 
-    /// Returns what the host can do. It is of no use any more once the host was dropped.
+    /// Returns what the host can do on its backend; of several, on the first. It is of no use any more once the host
+    /// was dropped.
     pub fn runtime(&self) -> &Runtime {
-        &self.runtime
+        &self.first
     }
 
-    /// Ends the host in good order: its leaders resign, its members leave, its session is closed. A host
+    /// Returns what the host can do on each of its backends.
+    pub fn backends(&self) -> &Backends {
+        &self.backends
+    }
+
+    /// Ends the host in good order: its leaders resign, its members leave, its sessions are closed. A host
     /// that is dropped instead leaves all that to the end of its lease.
     pub async fn stop(self) {
-        self.runtime.stop().await;
+        join_all(self.backends.iter().map(Runtime::stop)).await;
     }
 }
 
 impl Drop for Althing {
     fn drop(&mut self) {
-        self.runtime.abandon();
+        self.backends.iter().for_each(Runtime::abandon);
     }
 }
 
@@ -49,7 +57,7 @@ impl Drop for Althing {
 #[derive(Clone, Debug)]
 #[must_use = "nothing runs before `start`"]
 pub struct Builder {
-    backend: String,
+    backends: Vec<(String, String)>,
     name: Option<String>,
     lease: Duration,
     state: Option<PathBuf>,
@@ -64,7 +72,7 @@ pub struct Builder {
 impl Default for Builder {
     fn default() -> Self {
         Builder {
-            backend: "memory:".into(),
+            backends: Vec::new(),
             name: None,
             lease: limits::LEASE_DEFAULT,
             state: None,
@@ -79,9 +87,17 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Sets the backend's URL; `memory:` if never called.
-    pub fn backend(mut self, url: impl Into<String>) -> Self {
-        self.backend = url.into();
+    /// Sets the URL of the backend that is meant where none is named; `memory:` if no backend is ever given.
+    pub fn backend(self, url: impl Into<String>) -> Self {
+        self.named_backend(DEFAULT_BACKEND, url)
+    }
+
+    /// Sets the URL of one of several backends. Each has groups, members and policies of its own; [`Althing::backends`]
+    /// finds it by this name, at most [`limits::BACKEND_NAME_BYTES_MAX`] of a-z, 0-9, `-` and `_`.
+    pub fn named_backend(mut self, name: impl Into<String>, url: impl Into<String>) -> Self {
+        let name = name.into();
+        self.backends.retain(|(known, _)| *known != name);
+        self.backends.push((name, url.into()));
         self
     }
 
@@ -130,36 +146,78 @@ impl Builder {
         self
     }
 
-    /// Connects to the backend, opens the host's session and starts to take part.
+    /// Connects to the backends, opens the host's session in each and starts to take part.
     ///
-    /// Fails with `Invalid` where the URL or the lease is wrong, `Unavailable` where the backend cannot be
+    /// Fails with `Invalid` where a URL, a name or the lease is wrong, `Unavailable` where a backend cannot be
     /// reached, and `Format` where its namespace holds another layout. Needs a tokio runtime, on
-    /// which everything but the backend's sockets and the renewals will run.
-    pub async fn start(self) -> Result<Althing> {
-        let location: Location = self.backend.parse()?;
+    /// which everything but the backends' sockets and the renewals will run.
+    pub async fn start(mut self) -> Result<Althing> {
+        if self.backends.is_empty() {
+            self = self.backend("memory:");
+        }
         check_lease(self.lease)?;
+        check_names(&self.backends)?;
         let io = Io::start()?;
-        let connecting = backends::connect(location, self.clock.clone(), self.chance.clone());
-        let driver = io.handle.spawn(connecting).await.map_err(cut_off)??;
-        let driver = layers::stack(driver, self.clock.clone(), self.chance.clone(), io.handle.clone());
         let engine = Engine::new(EngineConfig {
             clock: self.clock.clone(),
             catch_signals: self.catch_signals,
             ..EngineConfig::default()
         })?;
+        let mut begun = Vec::new();
+        for (name, url) in &self.backends {
+            match self.start_one(name, url, &io, engine.clone()).await {
+                Ok(runtime) => begun.push(runtime),
+                Err(error) => {
+                    join_all(begun.iter().map(Runtime::stop)).await;
+                    return Err(if self.backends.len() > 1 { error.with("backend", name) } else { error });
+                }
+            }
+        }
+        let first = begun[0].clone();
+        Ok(Althing { first, backends: Backends::new(begun)?, _io: io })
+    }
+
+    async fn start_one(&self, name: &str, url: &str, io: &Io, engine: Engine) -> Result<Runtime> {
+        let location: Location = url.parse()?;
+        let connecting = backends::connect(location, self.clock.clone(), self.chance.clone());
+        let driver = io.handle.spawn(connecting).await.map_err(cut_off)??;
+        let driver = layers::stack(driver, self.clock.clone(), self.chance.clone(), io.handle.clone());
+        let state = self.state.as_ref().map(|folder| match name {
+            DEFAULT_BACKEND => folder.clone(),
+            name => folder.join("backends").join(name),
+        });
         let config = RuntimeConfig {
-            name: self.name.unwrap_or_else(machine_name),
+            name: self.name.clone().unwrap_or_else(machine_name),
+            backend: name.to_owned(),
             lease: self.lease,
-            state: self.state,
-            trusted: self.trusted,
+            state,
+            trusted: self.trusted.clone(),
             allow_unsigned: self.allow_unsigned,
-            clock: self.clock,
-            chance: self.chance,
+            clock: self.clock.clone(),
+            chance: self.chance.clone(),
             io: io.handle.clone(),
             tuning: self.tuning,
         };
-        let runtime = Runtime::start(config, driver, engine).await?;
-        Ok(Althing { runtime, _io: io })
+        Runtime::start(config, driver, engine).await
+    }
+}
+
+/// Refuses a name that cannot be one of a folder and of a header.
+fn check_names(backends: &[(String, String)]) -> Result<()> {
+    let wrong = |message: String| Err(Error::new(Kind::Invalid, "start host", message));
+    if backends.len() > limits::BACKENDS_MAX {
+        return wrong(format!("{} backends; at most {}", backends.len(), limits::BACKENDS_MAX));
+    }
+    let is_plain =
+        |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-_".contains(letter);
+    let is_name =
+        |name: &str| (1..=limits::BACKEND_NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(is_plain);
+    match backends.iter().find(|(name, _)| !is_name(name)) {
+        Some((name, _)) => wrong(format!(
+            "a backend cannot be called {name:?}; a name has 1 to {} of a-z, 0-9, - and _",
+            limits::BACKEND_NAME_BYTES_MAX
+        )),
+        None => Ok(()),
     }
 }
 

@@ -76,11 +76,13 @@ pub use builder::{Althing, Builder};
 pub use config::Config;
 
 pub use althing_core::{
-    Capability, Choice, Digest, Effect, Error, Kind, Level, Principal, Result, Revision, Secret, clock, info,
-    limits, location,
+    Capability, Choice, Digest, Effect, Error, Kind, Level, Principal, Requirement, Result, Revision, Secret,
+    clock, info, limits, location,
 };
 pub use althing_engine::{Bundle, PublicKey, SigningKey};
-pub use althing_runtime::{GroupStream, Runtime, SessionKey, SessionStream, Tuning};
+pub use althing_runtime::{
+    Backends, DEFAULT_BACKEND, GroupStream, Runtime, SessionKey, SessionStream, Tuning,
+};
 
 /// The example in the README is compiled and run with the others.
 #[cfg(doctest)]

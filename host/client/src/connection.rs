@@ -19,7 +19,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::wire::{EVENT_STREAM, SESSION_HEADER, SessionKey};
+use crate::wire::{BACKEND_HEADER, EVENT_STREAM, SESSION_HEADER, SessionKey};
 use crate::{Address, failure};
 
 /// One request, before it is sent.
@@ -28,6 +28,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) session: Option<&'a SessionKey>,
+    pub(crate) backend: Option<&'a str>,
     pub(crate) body: Bytes,
     pub(crate) content_type: &'static str,
 }
@@ -168,11 +169,18 @@ impl Connection {
         if let Some(session) = ask.session {
             request = request.header(SESSION_HEADER, session.to_header());
         }
-        // Only the token and the session's secret come from outside unescaped.
+        if let Some(backend) = ask.backend {
+            request = request.header(BACKEND_HEADER, backend);
+        }
+        // Only the token, the session's secret and the backend's name come from outside unescaped.
         request.body(Full::new(ask.body.clone())).map_err(|error| {
             use althing_core::{Error, Kind};
-            Error::new(Kind::Invalid, ask.operation, "the token or the secret holds what no header may hold")
-                .because(error)
+            Error::new(
+                Kind::Invalid,
+                ask.operation,
+                "the token, the secret or the backend's name holds what no header may hold",
+            )
+            .because(error)
         })
     }
 

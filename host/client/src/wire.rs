@@ -1,11 +1,14 @@
 //! What travels between client and host besides the values of [`althing_core::info`].
 
-use althing_core::{Digest, Revision, Secret};
+use althing_core::{Digest, Requirement, Revision, Secret};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
 /// The header by which a request shows that a session is its own: the session's id, a dot and its secret.
 pub const SESSION_HEADER: &str = "althing-session";
+
+/// The header that names the backend a request is for. Needed where a host has several and none is called `default`.
+pub const BACKEND_HEADER: &str = "althing-backend";
 
 /// What the path of every route begins with, except `/healthz` and `/metrics`.
 pub const BASE: &str = "/v1";
@@ -42,6 +45,9 @@ impl SessionKey {
 pub struct GroupAsk {
     /// Its name.
     pub name: String,
+    /// What the backend must promise, now and to whoever joins.
+    #[serde(default)]
+    pub require: Requirement,
 }
 
 /// Confirms that a leader stopped.

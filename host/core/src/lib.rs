@@ -20,7 +20,7 @@ pub mod record;
 pub mod secret;
 pub mod view;
 
-pub use capability::{Capability, Expiry, Level, Order, WatchMode};
+pub use capability::{Capability, Expiry, Level, Order, Requirement, WatchMode};
 pub use clock::{BootTime, Chance, Clock, ManualClock, OsChance, SeededChance, SystemClock};
 pub use digest::Digest;
 pub use driver::{Driver, Lease, Session, Watch};

@@ -193,6 +193,10 @@ pub const BEHAVIOUR_PAUSE_MIN: Duration = Duration::from_millis(100);
 /// How long after the deadline of its request a call of a behaviour is dropped.
 pub const BEHAVIOUR_GRACE: Duration = Duration::from_secs(5);
 
+/// The most backends one host has.
+pub const BACKENDS_MAX: usize = 16;
+/// The longest name of one of them, in bytes.
+pub const BACKEND_NAME_BYTES_MAX: usize = 32;
 /// Requests a host answers at once; further ones are refused.
 pub const REQUESTS_MAX: usize = 4096;
 /// Connections a host keeps open at once.

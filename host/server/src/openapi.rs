@@ -114,6 +114,14 @@ impl Operation<'_> {
         }
     }
 
+    /// Reads a header that may be left out.
+    pub(crate) fn reads_header(&mut self, name: &str, about: &str) {
+        let schema = json!({ "type": "string" });
+        self.parameters.push(
+            json!({ "name": name, "in": "header", "required": false, "description": about, "schema": schema }),
+        );
+    }
+
     /// Reads the header that shows a session.
     pub(crate) fn reads_session(&mut self) {
         self.with_session = true;

@@ -60,8 +60,8 @@ pub(crate) async fn join(host: &Runtime, session: &SessionKey, group: &str, inde
     let ask = JoinAsk {
         id: format!("member-{index}"),
         metadata: metadata.into_iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect(),
-        resume: None,
         create: true,
+        ..JoinAsk::default()
     };
     host.join(session, group, ask).await.map(drop)
 }

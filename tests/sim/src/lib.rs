@@ -24,7 +24,7 @@ use althing_core::info::{
     BehaviourAsk, BehaviourInfo, Event, GroupInfo, Hold, JoinAsk, Joined, SessionAsk, SessionEvent,
 };
 use althing_core::layers::{self, Chaos, Faults};
-use althing_core::{Chance, Clock, Driver, Principal, Secret, SeededChance, SystemClock};
+use althing_core::{Chance, Clock, Driver, Principal, Requirement, Secret, SeededChance, SystemClock};
 use althing_engine::{Bundle, Engine, EngineConfig};
 use althing_runtime::{GroupStream, Runtime, RuntimeConfig, SessionKey, SessionStream, Tuning};
 use bytes::Bytes;
@@ -89,7 +89,7 @@ impl Fleet {
 
     /// Creates a group and waits until every host sees it.
     pub async fn create(&self, group: &str) {
-        self.hosts[0].runtime.create_group(&Principal::Embedder, group).await.unwrap();
+        self.hosts[0].runtime.create_group(&Principal::Embedder, group, &Requirement::NONE).await.unwrap();
         for host in &self.hosts {
             let runtime = host.runtime.clone();
             eventually("the group is seen", || runtime.group(group).is_ok()).await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use althing_core::info::JoinAsk;
 use althing_core::layers::{Fault, Operation};
-use althing_core::{Effect, Key, Principal, Txn, Write};
+use althing_core::{Effect, Key, Principal, Requirement, Txn, Write};
 use althing_runtime::Runtime;
 use althing_sim::{Client, Fleet, Stage, eventually};
 use althing_test_servers::Backend;
@@ -108,7 +108,7 @@ async fn a_join_of_unknown_fate_is_taken_back_and_can_be_asked_for_again(stage: 
 
 async fn a_write_that_cannot_be_read_back_is_not_called_refused(stage: Stage) {
     let (fleet, client) = one_host(&stage).await;
-    let create = || client.runtime.create_group(&Principal::Embedder, "new");
+    let create = || client.runtime.create_group(&Principal::Embedder, "new", &Requirement::NONE);
     fleet.hosts[0].faults.inject(Operation::Commit, Fault::LoseReply);
     fleet.hosts[0].faults.inject(Operation::Get, Fault::Refuse);
     let error = create().await.unwrap_err();
@@ -120,6 +120,7 @@ async fn a_write_that_cannot_be_read_back_is_not_called_refused(stage: Stage) {
 async fn a_group_that_may_be_on_its_way_is_not_said_to_be_there(stage: Stage) {
     let (fleet, client) = one_host(&stage).await;
     fleet.hosts[0].faults.inject(Operation::Commit, Fault::LoseRequest);
-    let error = client.runtime.create_group(&Principal::Embedder, "new").await.unwrap_err();
+    let error =
+        client.runtime.create_group(&Principal::Embedder, "new", &Requirement::NONE).await.unwrap_err();
     assert_eq!(error.effect(), Effect::Unknown, "{error}");
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use althing_core::info::{JoinAsk, SessionEvent};
-use althing_core::{Kind, Principal};
+use althing_core::{Kind, Principal, Requirement};
 use althing_runtime::Runtime;
 use althing_sim::{Client, Fleet, Stage, Witness, eventually, led_by, next_told, quick};
 use althing_test_servers::{Backend, Redis, RedisOptions, Server};
@@ -51,7 +51,8 @@ async fn forgetful(stage: Stage) -> Stage {
 
 /// Makes a group by a host's own way to the backend, and waits until the host's watch tells of it.
 async fn finds_the_server_again(client: &Client, group: &str) {
-    while let Err(error) = client.runtime.create_group(&Principal::Embedder, group).await {
+    while let Err(error) = client.runtime.create_group(&Principal::Embedder, group, &Requirement::NONE).await
+    {
         assert!(matches!(error.kind(), Kind::Unavailable | Kind::Timeout | Kind::Exists), "{error}");
         if error.kind() == Kind::Exists {
             break;

@@ -120,7 +120,7 @@ impl Host {
             None => match self.read_group(group).await {
                 Ok(read) => read,
                 Err(error) if error.kind() == Kind::NotFound && ask.create => {
-                    self.make_group(group).await?;
+                    self.make_group(group, &ask.require).await?;
                     return Ok(None);
                 }
                 Err(error) => return Err(error),
@@ -128,6 +128,10 @@ impl Host {
         };
         if read.record.closing {
             return Err(no_group(group).with("closing", true));
+        }
+        let capability = self.driver.capability();
+        for required in [&read.record.require, &ask.require] {
+            capability.check("join", required).map_err(|error| error.with("group", group))?;
         }
         let members = self.mirror.group(group).map_or(0, |group| group.members.len());
         if members >= limits::GROUP_MEMBERS_MAX {
