@@ -83,7 +83,10 @@ impl Embedded {
         clock: Arc<dyn Clock>,
         chance: Arc<dyn Chance>,
     ) -> Result<Embedded> {
-        let settings = Settings::read(location)?;
+        Embedded::start(Settings::read(location)?, clock, chance).await
+    }
+
+    async fn start(settings: Settings, clock: Arc<dyn Clock>, chance: Arc<dyn Chance>) -> Result<Embedded> {
         let (queue, requests) = mpsc::channel(QUEUE_MAX);
         let (opened, opening) = oneshot::channel();
         let (ending, ended) = blocking::channel::<()>();
@@ -251,4 +254,115 @@ fn bytes(txn: &Txn) -> usize {
         Write::Delete(_) => 0,
     });
     sizes.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use althing_core::{Delta, Effect, ManualClock, SeededChance};
+
+    use super::*;
+    use crate::wire::Faults;
+
+    const LEASE: Duration = Duration::from_secs(10);
+
+    struct Stage {
+        driver: Embedded,
+        clock: Arc<ManualClock>,
+        faults: Faults,
+        _folder: tempfile::TempDir,
+    }
+
+    /// Opens a file on a disk that can be made to fail, by a clock that stands.
+    async fn stage() -> Stage {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("embedded://{}/store.redb", folder.path().display());
+        let settings = Settings::read(&url.parse().unwrap()).unwrap();
+        let (clock, faults) = (Arc::new(ManualClock::new()), settings.faults.clone());
+        let driver = Embedded::start(settings, clock.clone(), Arc::new(SeededChance::new(1))).await.unwrap();
+        Stage { driver, clock, faults, _folder: folder }
+    }
+
+    async fn put(driver: &Embedded, key: &'static str) -> Result<Revision> {
+        driver.commit(Txn::new().put(key.into(), "1")).await.map(|committed| committed.revision)
+    }
+
+    async fn is_there(driver: &Embedded, key: impl Into<Key>) -> bool {
+        driver.get(&key.into()).await.unwrap().is_some()
+    }
+
+    #[track_caller]
+    fn check_error(error: &Error, kind: Kind, effect: Effect) {
+        assert_eq!((error.kind(), error.effect()), (kind, effect), "{error}");
+    }
+
+    async fn until(holds: impl Fn() -> bool) {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stuck_disk_stops_writes_in_time_and_neither_reads_nor_renewals() {
+        let Stage { driver, clock, faults, _folder } = stage().await;
+        let session = driver.open(LEASE).await.unwrap().id;
+        put(&driver, "before").await.unwrap();
+        faults.stick(true);
+        let write = |key| {
+            tokio::spawn({
+                let driver = driver.clone();
+                async move { put(&driver, key).await }
+            })
+        };
+        let begun = write("begun");
+        until(|| faults.is_stuck()).await;
+        let waiting = write("waiting");
+        until(|| driver.0.queue.as_ref().unwrap().capacity() < QUEUE_MAX).await;
+        assert!(is_there(&driver, "before").await && !is_there(&driver, "begun").await);
+        driver.renew(session).await.unwrap();
+        clock.advance(limits::CALL_DEADLINE);
+        check_error(&begun.await.unwrap().unwrap_err(), Kind::Timeout, Effect::Unknown);
+        check_error(&waiting.await.unwrap().unwrap_err(), Kind::Timeout, Effect::None);
+        faults.stick(false);
+        put(&driver, "after").await.unwrap();
+        assert!(is_there(&driver, "begun").await && !is_there(&driver, "waiting").await);
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_the_disk_did_not_surely_keep_is_of_unknown_effect_and_watches_resync() {
+        let Stage { driver, clock, faults, _folder } = stage().await;
+        let session = driver.open(LEASE).await.unwrap().id;
+        let mut watch = driver.watch(&Key::default(), Revision::ZERO).await.unwrap();
+        watch.next().await.unwrap();
+        clock.advance(LEASE / 2);
+        driver.renew(session).await.unwrap();
+        faults.fail();
+        check_error(&put(&driver, "a").await.unwrap_err(), Kind::Unavailable, Effect::Unknown);
+        // It was all written, so the file has it.
+        assert!(is_there(&driver, "a").await);
+        let Delta::Resync { records, revision } = watch.next().await.unwrap() else { panic!("a hidden gap") };
+        assert_eq!(records.len(), 2);
+        check_error(&put(&driver, "soon").await.unwrap_err(), Kind::Unavailable, Effect::None);
+        // The disk is left alone for a moment; then it is tried again. No deadline was moved.
+        clock.advance(LEASE / 2);
+        assert!(put(&driver, "later").await.unwrap() > revision);
+        driver.renew(session).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_ended_session_is_told_as_lost_only_when_its_end_is_durable() {
+        let Stage { driver, clock, faults, _folder } = stage().await;
+        let session = driver.open(LEASE).await.unwrap().id;
+        faults.stick(true);
+        clock.advance(LEASE);
+        until(|| faults.is_stuck()).await;
+        assert!(is_there(&driver, session.key()).await);
+        let renewal = tokio::spawn({
+            let driver = driver.clone();
+            async move { driver.renew(session).await }
+        });
+        until(|| driver.0.queue.as_ref().unwrap().capacity() < QUEUE_MAX).await;
+        faults.stick(false);
+        check_error(&renewal.await.unwrap().unwrap_err(), Kind::SessionLost, Effect::None);
+        assert!(!is_there(&driver, session.key()).await);
+    }
 }

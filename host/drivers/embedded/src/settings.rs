@@ -15,6 +15,8 @@ pub(crate) struct Settings {
     pub(crate) path: PathBuf,
     pub(crate) namespace: String,
     pub(crate) timeout: Duration,
+    #[cfg(test)]
+    pub(crate) faults: crate::wire::Faults,
 }
 
 impl Settings {
@@ -33,6 +35,8 @@ impl Settings {
             namespace: location.namespace().to_owned(),
             // Under the deadline of a whole call, so that the answer says what this driver knows of the effect.
             timeout: location.duration("timeout")?.unwrap_or(limits::CALL_DEADLINE * 3 / 4),
+            #[cfg(test)]
+            faults: crate::wire::Faults::default(),
         })
     }
 }

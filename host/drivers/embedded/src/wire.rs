@@ -29,6 +29,7 @@ use redb::{
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::{Errno, retry_on_intr};
 
+use crate::settings::Settings;
 use crate::store::{Contents, Written};
 
 /// What the file begins with, up to the end of a line. Another number is another layout.
@@ -43,6 +44,11 @@ const REVISION: &[u8] = b"revision";
 /// What redb keeps in memory of the file. Reads are answered from the image, so it need not be much.
 const CACHE_BYTES: usize = 16 << 20;
 
+/// The size from which on a file that is mostly empty is made smaller when it is opened.
+const COMPACT_FROM: u64 = 4 << 20;
+
+/// A key and a value.
+type Row = (Vec<u8>, Vec<u8>);
 type Table<'a> = TableDefinition<'a, &'static [u8], &'static [u8]>;
 
 /// A commit that failed.
@@ -68,8 +74,8 @@ pub(crate) struct Wire {
 
 impl Wire {
     /// Fills a new file.
-    pub(crate) fn make(file: File, path: &Path) -> Result<()> {
-        let medium = Medium::new(file);
+    pub(crate) fn make(file: File, settings: &Settings) -> Result<()> {
+        let medium = Medium::new(file, settings);
         let write = || -> Result<(), redb::Error> {
             medium.begin()?;
             let database = builder().create_with_backend(medium)?;
@@ -78,26 +84,48 @@ impl Wire {
             transaction.commit()?;
             Ok(database.close()?)
         };
-        write().map_err(|error| wrong("connect", path, &error))
+        write().map_err(|error| wrong("connect", &settings.path, &error))
     }
 
     /// Opens a file that is locked for us, after checking that it is ours, and every page of it. A file that is not ours
     /// is left as it is.
-    pub(crate) fn open(file: File, path: &Path, namespace: &str) -> Result<Wire> {
+    pub(crate) fn open(file: File, settings: &Settings) -> Result<Wire> {
         let mut wire = Wire {
-            path: path.to_owned(),
-            records: format!("records of {namespace}"),
-            sessions: format!("sessions of {namespace}"),
-            medium: Medium::new(file),
+            path: settings.path.clone(),
+            records: format!("records of {}", settings.namespace),
+            sessions: format!("sessions of {}", settings.namespace),
+            medium: Medium::new(file, settings),
             database: None,
         };
         wire.check_format()?;
         wire.reopen()?;
         let (found, witness) = (wire.revision()?, wire.medium.witness());
         if witness.is_some_and(|witness| found < witness) {
-            return Err(wrong("connect", path, &damaged("the last commits are lost")));
+            return Err(wrong("connect", &wire.path, &damaged("the last commits are lost")));
         }
+        wire.compact()?;
         Ok(wire)
+    }
+
+    /// Gives back what a file has grown by and does not need any more, where that is most of it.
+    fn compact(&mut self) -> Result<()> {
+        let Some(database) = &mut self.database else { return Ok(()) };
+        let needed = database.begin_write().map_err(redb::Error::from).and_then(|transaction| {
+            let stats = transaction.stats()?;
+            Ok(stats.allocated_pages() * stats.page_size() as u64)
+        });
+        let needed = needed.map_err(|error| wrong("connect", &self.path, &error))?;
+        let size = self.medium.len().map_err(|error| wrong("connect", &self.path, &error.into()))?;
+        if size < COMPACT_FROM || needed > size / 4 {
+            return Ok(());
+        }
+        match database.compact() {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "the file keeps its size: it cannot be compacted now");
+                self.reopen()
+            }
+        }
     }
 
     /// Opens the file again after a commit that failed. What the disk did not keep is read from the disk, not from memory.
@@ -240,7 +268,7 @@ fn counted(transaction: &ReadTransaction) -> Result<Revision, redb::Error> {
     Ok(Revision(u64::from_be_bytes(found.value().try_into().map_err(|_| unknown())?)))
 }
 
-fn all(transaction: &ReadTransaction, name: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, redb::Error> {
+fn all(transaction: &ReadTransaction, name: &str) -> Result<Vec<Row>, redb::Error> {
     let table = match transaction.open_table(table(name)) {
         Ok(table) => table,
         Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
@@ -341,6 +369,8 @@ fn explain(error: &redb::Error) -> (Kind, &'static str, &'static str) {
 struct Medium {
     file: Arc<File>,
     marks: Arc<Marks>,
+    #[cfg(test)]
+    faults: Faults,
 }
 
 #[derive(Debug, Default)]
@@ -354,8 +384,14 @@ struct Marks {
 }
 
 impl Medium {
-    fn new(file: File) -> Medium {
-        Medium { file: Arc::new(file), marks: Arc::default() }
+    #[cfg_attr(not(test), expect(unused_variables, reason = "only tests make a disk fail"))]
+    fn new(file: File, settings: &Settings) -> Medium {
+        Medium {
+            file: Arc::new(file),
+            marks: Arc::default(),
+            #[cfg(test)]
+            faults: settings.faults.clone(),
+        }
     }
 
     /// Writes our page into an empty file.
@@ -417,6 +453,9 @@ impl StorageBackend for Medium {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        #[cfg(test)]
+        let synced = self.faults.strike(&self.marks).and_then(|()| self.file.sync_data());
+        #[cfg(not(test))]
         let synced = self.file.sync_data();
         self.marks.unsynced.fetch_or(synced.is_err(), Ordering::Relaxed);
         synced
@@ -427,5 +466,49 @@ impl StorageBackend for Medium {
             self.marks.headed.store(true, Ordering::Relaxed);
         }
         self.file.write_all_at(data, offset.saturating_add(PAGE))
+    }
+}
+
+/// What a test does to the disk of one driver.
+#[cfg(test)]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Faults(Arc<FaultsInner>);
+
+#[cfg(test)]
+#[derive(Debug, Default)]
+struct FaultsInner {
+    fails: AtomicBool,
+    stuck: std::sync::Mutex<bool>,
+    freed: std::sync::Condvar,
+    waits: AtomicBool,
+}
+
+#[cfg(test)]
+impl Faults {
+    /// Fails the next fsync of a commit, which has written all by then.
+    pub(crate) fn fail(&self) {
+        self.0.fails.store(true, Ordering::Relaxed);
+    }
+
+    /// Keeps every fsync waiting from now on, or lets them go on.
+    pub(crate) fn stick(&self, stuck: bool) {
+        *self.0.stuck.lock().unwrap() = stuck;
+        self.0.freed.notify_all();
+    }
+
+    /// Tells whether an fsync waits.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.0.waits.load(Ordering::Relaxed)
+    }
+
+    fn strike(&self, marks: &Marks) -> io::Result<()> {
+        let mut stuck = self.0.stuck.lock().unwrap();
+        while *stuck {
+            self.0.waits.store(true, Ordering::Relaxed);
+            stuck = self.0.freed.wait(stuck).unwrap();
+        }
+        self.0.waits.store(false, Ordering::Relaxed);
+        let fails = marks.committing.load(Ordering::Relaxed) && self.0.fails.swap(false, Ordering::Relaxed);
+        if fails { Err(io::Error::other("a test fails it")) } else { Ok(()) }
     }
 }
