@@ -42,7 +42,8 @@ fn folder(path: &Path) -> Result<File> {
     let opened = match File::open(parent) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let made = DirBuilder::new().mode(0o700).create(parent);
-            made.and_then(|()| File::open(parent))
+            let above = parent.parent().unwrap_or(Path::new("/"));
+            made.and_then(|()| File::open(above)?.sync_all()).and_then(|()| File::open(parent))
         }
         opened => opened,
     };

@@ -137,7 +137,10 @@ impl Wire {
             let _ = fadvise(&*self.medium.file, 0, None, Advice::DontNeed);
         }
         let open = |wire: &Wire| Ok(builder().create_with_backend(wire.medium.clone())?);
-        self.database = Some(self.guarded("connect", open)?);
+        let database = self.guarded("connect", open)?;
+        // Whoever had the file may have died before its last commit was on the disk; what is shown has to be there.
+        self.medium.sync_data().map_err(|error| wrong("connect", &self.path, &error.into()))?;
+        self.database = Some(database);
         Ok(())
     }
 

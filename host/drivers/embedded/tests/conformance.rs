@@ -39,8 +39,10 @@ impl OnFile {
     }
 
     async fn open(&self, namespace: &str) -> Result<Embedded> {
-        let url =
-            format!("embedded://{}?namespace={namespace}", self.file(self.turns.load(Relaxed)).display());
+        let url = format!(
+            "embedded://{}?namespace={namespace}&timeout=10s",
+            self.file(self.turns.load(Relaxed)).display()
+        );
         Embedded::connect(&url.parse()?, Arc::new(SystemClock), Arc::new(OsChance)).await
     }
 }

@@ -10,7 +10,7 @@ use althing_core::{BootTime, Change, Clock, Delta, Driver, Key, Revision, Sessio
 use althing_driver_embedded::Embedded;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{LEASE, PATIENCE, open};
+use crate::{BEAT, LEASE, PATIENCE, open};
 
 /// Names the role of a child in its environment.
 pub(crate) const ROLE: &str = "ALTHING_TEST_ROLE";
@@ -177,6 +177,6 @@ async fn renew(driver: Embedded, session: SessionId) {
         }
         tell(&format!("sent {}", sent.as_duration().as_millis()));
         tell(&format!("renewed {times}"));
-        SystemClock.sleep(LEASE / 10).await;
+        SystemClock.sleep(BEAT).await;
     }
 }

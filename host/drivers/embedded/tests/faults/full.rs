@@ -9,7 +9,7 @@ use std::time::Duration;
 use althing_core::{Clock, Driver, Effect, Key, Kind, Revision, SystemClock};
 use tempfile::TempDir;
 
-use crate::{LEASE, PATIENCE, check_error, next_changes, open, put, value};
+use crate::{BEAT, LEASE, PATIENCE, check_error, next_changes, open, put, value};
 
 const SIZE: usize = 8 << 20;
 
@@ -82,9 +82,9 @@ pub(crate) async fn a_full_disk_refuses_commits_and_nothing_else() {
     assert_eq!(value(&driver, &format!("large-{count}")).await, None);
 
     // For longer than a lease: renewals go on, and no end is told that is not written.
-    for _ in 0..20 {
+    for _ in 0..35 {
         driver.renew(kept).await.unwrap();
-        SystemClock.sleep(LEASE / 10).await;
+        SystemClock.sleep(BEAT).await;
         let error = put(&driver, "b", vec![b'x'; 500_000]).await.unwrap_err();
         check_error(&error, Kind::Unavailable, Effect::None, "no room left on the disk");
     }

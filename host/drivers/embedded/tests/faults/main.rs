@@ -31,8 +31,10 @@ use tokio::runtime::Builder;
 
 use crate::child::Child;
 
-/// The lease of sessions that a test waits out.
-const LEASE: Duration = Duration::from_secs(1);
+/// The lease of sessions that a test waits out. Long enough that a busy machine does not miss the renewals by itself.
+const LEASE: Duration = Duration::from_secs(3);
+/// The pause between two renewals.
+const BEAT: Duration = Duration::from_millis(100);
 /// How long what must happen may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -99,7 +101,8 @@ impl Place {
 }
 
 async fn open(file: &Path) -> Result<Embedded> {
-    connect(&format!("embedded://{}?namespace=n", file.display())).await
+    // A disk that others keep busy is not what is tested.
+    connect(&format!("embedded://{}?namespace=n&timeout=20s", file.display())).await
 }
 
 async fn connect(url: &str) -> Result<Embedded> {
@@ -153,27 +156,23 @@ async fn a_kill_at_any_moment_loses_nothing_acknowledged_and_tokens_rise() {
     let mut last = Revision::ZERO;
     for _ in 0..12 {
         let mut child = Child::start("writer", &place.file());
-        for _ in 0..chance.bits() % 400 {
-            let line = child.line();
+        let mut lines: Vec<String> = (0..chance.bits() % 400).map(|_| child.line()).collect();
+        // Whatever else it was told lies in the pipe: that counts too.
+        lines.extend(child.kill());
+        for line in lines {
             let [writer, count, revision] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
             let revision: Revision = revision.parse().unwrap();
             told.insert(writer.to_owned(), Told { count: count.parse().unwrap(), revision });
             last = last.max(revision);
         }
-        // Whatever else it was told lies in the pipe: that counts too.
-        for line in child.kill() {
-            let [writer, count, revision] = line.split(' ').collect::<Vec<_>>()[..] else { continue };
-            let revision: Revision = revision.parse().unwrap();
-            told.insert(writer.to_owned(), Told { count: count.parse().unwrap(), revision });
-            last = last.max(revision);
-        }
         let driver = place.open().await;
-        for (writer, told) in &told {
+        for (writer, told) in &mut told {
             let record = driver.get(&writer.as_str().into()).await.unwrap().unwrap();
             let count: u64 = std::str::from_utf8(&record.value).unwrap().parse().unwrap();
             // One commit may have been on its way.
             assert!(count == told.count || count == told.count + 1, "{writer}: {count} after {}", told.count);
             assert_eq!(count == told.count, record.stamp.modified == told.revision);
+            *told = Told { count, revision: record.stamp.modified };
         }
         let revision = put(&driver, "after", "1").await.unwrap();
         assert!(revision > last, "{revision:?} after {last:?}");
@@ -187,7 +186,7 @@ async fn sessions_of_a_killed_process_live_for_one_more_lease_and_go_with_events
     let mut child = Child::start("holder", &place.file());
     let (mine, kept) = (child.session(), child.session());
     // Longer than a lease: they live by their renewals, of which the file knows nothing.
-    child.until(|line| line.strip_prefix("renewed ").is_some_and(|times| times.parse().unwrap_or(0) > 12));
+    child.until(|line| line.strip_prefix("renewed ").is_some_and(|times| times.parse().unwrap_or(0) > 35));
     child.kill();
 
     let before = SystemClock.now();
@@ -202,7 +201,7 @@ async fn sessions_of_a_killed_process_live_for_one_more_lease_and_go_with_events
     let renewing = async {
         loop {
             driver.renew(kept).await.unwrap();
-            SystemClock.sleep(LEASE / 10).await;
+            SystemClock.sleep(BEAT).await;
         }
     };
     let changes = tokio::select! {
@@ -210,7 +209,7 @@ async fn sessions_of_a_killed_process_live_for_one_more_lease_and_go_with_events
         () = renewing => unreachable!(),
     };
     let lived = SystemClock.now().since(before);
-    assert!((LEASE..LEASE * 4).contains(&lived), "{lived:?}");
+    assert!((LEASE..LEASE * 3).contains(&lived), "{lived:?}");
     let expired = |change: &Change| matches!(change, Change::Deleted { cause: Cause::Expired, .. });
     assert!(changes.iter().all(expired), "{changes:?}");
     let gone: Vec<&Key> = changes.iter().map(Change::key).collect();
