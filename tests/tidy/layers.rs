@@ -41,6 +41,7 @@ const OUTSIDERS: &[(&str, &[&str], &str)] = &[
     ),
     ("tonic*", &["host/drivers/etcd"], "a backend's client is known to its driver only"),
     ("prost", &["host/drivers/etcd"], "a backend's client is known to its driver only"),
+    ("redb", &["host/drivers/embedded"], "a backend's client is known to its driver only"),
     ("clap", &["host/cli", "xtask"], "arguments are read where a person types them"),
 ];
 
@@ -90,6 +91,12 @@ const DOORS: &[Door] = &[
     Door {
         says: "tonic ::",
         files: &["host/drivers/etcd/src/wire.rs"],
+        tests: true,
+        advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
+    },
+    Door {
+        says: "redb ::",
+        files: &["host/drivers/embedded/src/wire.rs"],
         tests: true,
         advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
     },

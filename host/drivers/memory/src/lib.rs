@@ -4,7 +4,6 @@
 //! Sessions expire lazily: every operation first ends those whose deadline has passed, and every watch
 //! wakes at the next deadline, so that an expiry is reported without traffic and without a task of ours.
 
-mod history;
 mod store;
 mod watch;
 

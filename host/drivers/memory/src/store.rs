@@ -5,12 +5,10 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use althing_core::{
-    BootTime, Cause, Chance, Change, Committed, Delta, Error, Guard, Key, Kind, Page, Record, Result,
-    Revision, SessionId, Stamp, Txn, Write, limits,
+    BootTime, Cause, Chance, Change, Committed, Delta, Error, Guard, History, Key, Kind, Page, Record,
+    Result, Revision, SessionId, Stamp, Txn, Write, limits,
 };
 use bytes::Bytes;
-
-use crate::history::History;
 
 /// Everything one namespace holds.
 #[derive(Debug, Default)]

@@ -1,13 +1,13 @@
-//! What changed lately: the one bounded queue that all watches read.
+//! What changed lately, kept in the memory of a host: one bounded queue that all watches of a driver read.
 
 use std::collections::VecDeque;
 
-use althing_core::{Change, Key, Revision, limits};
+use crate::{Change, Key, Revision, limits};
 
 /// The last changes, in order, in whole commits. At most [`limits::HISTORY_CHANGES_MAX`] of them,
 /// with at most [`limits::HISTORY_BYTES_MAX`] bytes of values.
 #[derive(Debug, Default)]
-pub(crate) struct History {
+pub struct History {
     changes: VecDeque<Change>,
     /// The bytes of all values in `changes`.
     bytes: usize,
@@ -16,19 +16,25 @@ pub(crate) struct History {
 }
 
 impl History {
+    /// Makes a history that knows nothing of what came up to `floor`.
+    pub fn since(floor: Revision) -> History {
+        History { floor, ..History::default() }
+    }
+
     /// Returns the revision after which nothing is missing.
-    pub(crate) fn floor(&self) -> Revision {
+    pub fn floor(&self) -> Revision {
         self.floor
     }
 
-    pub(crate) fn push(&mut self, change: Change) {
+    /// Adds the next change. Its revision is at least that of the last one.
+    pub fn push(&mut self, change: Change) {
         self.bytes += value_bytes(&change);
         self.changes.push_back(change);
     }
 
     /// Forgets the oldest commits until the bounds hold. Called when a commit is whole: a commit that is
     /// larger than the history goes at once, and whoever watches is given a resync.
-    pub(crate) fn trim(&mut self) {
+    pub fn trim(&mut self) {
         while self.changes.len() > limits::HISTORY_CHANGES_MAX || self.bytes > limits::HISTORY_BYTES_MAX {
             let Some(oldest) = self.changes.front() else { return };
             self.floor = oldest.revision();
@@ -40,7 +46,7 @@ impl History {
 
     /// Returns the changes below `prefix` after `seen`, in whole commits, and the revision they reach to.
     /// At most [`limits::DELTA_CHANGES_MAX`], unless one commit alone has more.
-    pub(crate) fn after(&self, seen: Revision, prefix: &Key, now: Revision) -> (Vec<Change>, Revision) {
+    pub fn after(&self, seen: Revision, prefix: &Key, now: Revision) -> (Vec<Change>, Revision) {
         let start = self.changes.partition_point(|change| change.revision() <= seen);
         let mut found: Vec<Change> = Vec::new();
         let mut whole = 0;
@@ -68,7 +74,7 @@ fn value_bytes(change: &Change) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use althing_core::{Cause, Record, Stamp};
+    use crate::{Cause, Record, Stamp};
 
     use super::*;
 
