@@ -82,6 +82,11 @@ impl Mysql {
         self.folder.path().join("server.crt")
     }
 
+    /// Returns the file with the key of that certificate, by which a client can show it too.
+    pub fn key(&self) -> PathBuf {
+        self.folder.path().join("server.key")
+    }
+
     /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
@@ -159,7 +164,7 @@ impl Mysql {
         let output = BufReader::new(child.stdout.take().expect("a pipe"));
         let done = output.lines().any(|line| line.expect("mariadb writes text") == "done");
         assert!(done, "mariadb ended before {sql:?} was done");
-        MysqlTalk { child, _input: input }
+        MysqlTalk { child, input }
     }
 
     fn client(&self) -> Command {
@@ -183,8 +188,14 @@ pub struct MysqlBackup {
 #[derive(Debug)]
 pub struct MysqlTalk {
     child: Child,
-    // Open for as long as the conversation is.
-    _input: ChildStdin,
+    input: ChildStdin,
+}
+
+impl MysqlTalk {
+    /// Says more, and does not wait until it is done.
+    pub fn say(&mut self, sql: &str) {
+        writeln!(self.input, "{sql}").expect("mariadb reads");
+    }
 }
 
 impl Drop for MysqlTalk {
@@ -276,6 +287,8 @@ async fn launch(options: &MysqlOptions, port: u16, folder: &Path) -> Result<Proc
     if options.tls {
         set("ssl-cert", &place("server.crt"));
         set("ssl-key", &place("server.key"));
+        // Its own certificate is the only one by which anybody may show who he is.
+        set("ssl-ca", &place("server.crt"));
     }
     for (name, value) in &options.settings {
         set(name, value);

@@ -366,7 +366,11 @@ fn server_meaning(error: &ServerError) -> (Meaning, bool) {
             "Look for it in information_schema.innodb_trx and with show processlist",
         ),
         1213 | 1020 => before_it_ran(Kind::Unavailable, "MySQL asks to try again", ""),
-        1045 | 1698 => before_it_ran(Kind::Denied, "MySQL refused user and password", ""),
+        1045 | 1698 => before_it_ran(
+            Kind::Denied,
+            "MySQL refused user and password",
+            "Check both, and whether this user must use TLS (tls=true)",
+        ),
         1129 | 1130 => before_it_ran(Kind::Denied, "MySQL lets nobody in from this machine", ""),
         3159 => before_it_ran(Kind::Denied, "MySQL wants TLS", "Say tls=true in the backend URL"),
         1044 | 1142 | 1143 | 1227 | 1370 => before_it_ran(

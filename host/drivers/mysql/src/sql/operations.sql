@@ -4,9 +4,10 @@
 -- 2 nothing, because a session is due and must be ended first.
 
 -- Takes the namespace into use. Where the server was started again, or is another one, or has not reached what was
--- seen, then the newest revisions may have been shown and be gone: the counter goes on above them, above all that was
--- seen and above the microseconds since 1970, and a change tells which revisions were lost. Sessions are kept for a
--- whole lease then, because whoever holds them may have been told so by a renewal that is gone.
+-- seen, then the newest revisions may have been shown and be gone: the counter leaps above them, above all that was
+-- seen and above the microseconds since 1970, and a change tells which revisions were lost. The leap is far longer than
+-- what a crash takes back, and over before another one can be made from the same state. Sessions are kept for a whole
+-- lease then, because whoever holds them may have been told so by a renewal that is gone.
 create procedure if not exists althing_adopt(
   _name varbinary(512), _version int, _fresh binary(16), _server varbinary(512), _seen bigint
 ) sql security invoker
@@ -31,7 +32,7 @@ main: begin
     from althing_namespace n where n.name = _name for update;
     if _format = _version and (_last <> _server or _revision < _seen) then
       set _kept = _revision;
-      set _revision = greatest(_revision + 1048576, _seen + 1, _now);
+      set _revision = greatest(_revision, _seen, _now) + 65536;
       insert into althing_change (space, revision, step, cause, name, created, modified, size)
       values (_space, _revision, 0, 'l', '', _kept, _kept, 0);
       update althing_session set until = _now + lease_ms * 1000
