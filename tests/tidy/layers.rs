@@ -39,6 +39,11 @@ const OUTSIDERS: &[(&str, &[&str], &str)] = &[
         &["host/drivers/postgresql", "tests/*", "xtask"],
         "a backend's client is known to its driver only",
     ),
+    (
+        "mysql_async",
+        &["host/drivers/mysql", "tests/*", "xtask"],
+        "a backend's client is known to its driver only",
+    ),
     ("tonic*", &["host/drivers/etcd"], "a backend's client is known to its driver only"),
     ("prost", &["host/drivers/etcd"], "a backend's client is known to its driver only"),
     ("redb", &["host/drivers/embedded"], "a backend's client is known to its driver only"),
@@ -85,6 +90,12 @@ const DOORS: &[Door] = &[
     Door {
         says: "tokio_postgres ::",
         files: &["host/drivers/postgresql/src/wire.rs", "xtask/*"],
+        tests: true,
+        advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
+    },
+    Door {
+        says: "mysql_async ::",
+        files: &["host/drivers/mysql/src/wire.rs", "xtask/*"],
         tests: true,
         advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
     },

@@ -13,7 +13,7 @@ use crate::steps::{capture, cargo, in_path, run};
 
 /// A server that tests start privately. Its name is that of its Debian package and, but for those below, of its
 /// program.
-const SERVERS: &[&str] = &["redis-server", "memcached", ZOOKEEPER, POSTGRESQL, ETCD];
+const SERVERS: &[&str] = &["redis-server", "memcached", ZOOKEEPER, POSTGRESQL, MARIADB, ETCD];
 /// Runs in Java: it is there when both files are.
 const ZOOKEEPER: &str = "zookeeper";
 const ZOOKEEPER_ARCHIVE: &str = "/usr/share/java/zookeeper.jar";
@@ -21,6 +21,11 @@ const ZOOKEEPER_ARCHIVE: &str = "/usr/share/java/zookeeper.jar";
 /// whole machine, which nobody here needs.
 const POSTGRESQL: &str = "postgresql";
 const POSTGRESQL_FOLDER: &str = "/usr/lib/postgresql";
+/// Its program has another name than its package and is not in everybody's `PATH`. Its package starts a server for the
+/// whole machine too.
+const MARIADB: &str = "mariadb-server";
+const MARIADB_PROGRAM: &str = "mariadbd";
+const MARIADB_FILE: &str = "/usr/sbin/mariadbd";
 /// Its program has a shorter name than its package.
 const ETCD: &str = "etcd-server";
 const ETCD_PROGRAM: &str = "etcd";
@@ -37,7 +42,11 @@ pub(crate) fn install_missing(root: &Path) -> Result<()> {
 
 /// Finds or installs a server. Fails if it is still missing.
 pub(crate) fn require_server(name: &str) -> Result<()> {
-    let name = if name == ETCD_PROGRAM { ETCD } else { name };
+    let name = match name {
+        ETCD_PROGRAM => ETCD,
+        MARIADB_PROGRAM => MARIADB,
+        _ => name,
+    };
     if server_file(name).is_none() && is_debian_root() {
         install_package(name)?;
     }
@@ -103,6 +112,7 @@ fn server_file(name: &str) -> Option<PathBuf> {
     match name {
         ZOOKEEPER => zookeeper_file(),
         POSTGRESQL => postgresql_file(),
+        MARIADB => mariadb_file(),
         ETCD => in_path(ETCD_PROGRAM),
         _ => in_path(name),
     }
@@ -114,6 +124,10 @@ fn postgresql_file() -> Option<PathBuf> {
     files.retain(|file| file.is_file());
     files.sort();
     files.pop().or_else(|| in_path("postgres"))
+}
+
+fn mariadb_file() -> Option<PathBuf> {
+    in_path(MARIADB_PROGRAM).or_else(|| Some(PathBuf::from(MARIADB_FILE)).filter(|file| file.is_file()))
 }
 
 fn zookeeper_file() -> Option<PathBuf> {
@@ -130,11 +144,13 @@ fn install_package(name: &str) -> Result<()> {
     println!("  {name}: missing; installing Debian's package");
     run(apt_get().arg("update"))?;
     run(apt_get().args(["install", "--yes", "--no-install-recommends", name]))?;
-    if name == POSTGRESQL {
-        run(Command::new("service").args([name, "stop"]))?;
-        run(Command::new("update-rc.d").args([name, "disable"]))?;
-    }
-    Ok(())
+    let service = match name {
+        POSTGRESQL => POSTGRESQL,
+        MARIADB => "mariadb",
+        _ => return Ok(()),
+    };
+    run(Command::new("service").args([service, "stop"]))?;
+    run(Command::new("update-rc.d").args([service, "disable"]))
 }
 
 fn apt_get() -> Command {

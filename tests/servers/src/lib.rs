@@ -15,6 +15,7 @@ mod backend;
 mod certificate;
 mod etcd;
 mod memcached;
+mod mysql;
 mod postgresql;
 mod process;
 mod redis;
@@ -24,6 +25,7 @@ mod zookeeper;
 pub use backend::{Backend, Server, VOTERS};
 pub use etcd::{Etcd, EtcdMember, EtcdOptions};
 pub use memcached::{Memcached, MemcachedOptions};
+pub use mysql::{Mysql, MysqlBackup, MysqlOptions, MysqlTalk};
 pub use postgresql::{Postgresql, PostgresqlOptions, PostgresqlTalk};
 pub use redis::{Redis, RedisOptions};
 pub use suite::{Test, run};
@@ -39,11 +41,12 @@ pub fn free_port() -> u16 {
 }
 
 /// Tells whether `program` can be started from `PATH`; for `zookeeper`, whether Java and its archive are there; for
-/// `postgres`, also from where Debian puts it.
+/// `postgres` and `mariadbd`, also from where Debian puts them.
 pub fn available(program: &str) -> bool {
     match program {
         "zookeeper" => zookeeper::is_installed(),
         "postgres" => postgresql::is_installed(),
+        "mariadbd" => mysql::is_installed(),
         _ => find(program).is_some(),
     }
 }

@@ -84,17 +84,9 @@ impl Memcached {
     /// keeps its sockets and answers nothing.
     pub fn pause(&self) {
         self.process.pause();
-        while !self.stands_still() {
+        while !self.process.stands_still() {
             std::thread::yield_now();
         }
-    }
-
-    fn stands_still(&self) -> bool {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the server runs");
-        threads.flatten().all(|thread| {
-            let state = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-            state.rsplit(')').next().is_some_and(|state| state.trim_start().starts_with('T'))
-        })
     }
 
     /// Lets it go on.

@@ -83,6 +83,15 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// Tells whether all its threads are stopped.
+    pub(crate) fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the server runs");
+        threads.flatten().all(|thread| {
+            let state = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            state.rsplit(')').next().is_some_and(|state| state.trim_start().starts_with('T'))
+        })
+    }
+
     fn log_text(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
