@@ -14,6 +14,7 @@
 mod backend;
 mod certificate;
 mod etcd;
+mod file;
 mod memcached;
 mod postgresql;
 mod process;
@@ -23,10 +24,11 @@ mod zookeeper;
 
 pub use backend::{Backend, Server, VOTERS};
 pub use etcd::{Etcd, EtcdMember, EtcdOptions};
+pub use file::Folder;
 pub use memcached::{Memcached, MemcachedOptions};
 pub use postgresql::{Postgresql, PostgresqlOptions, PostgresqlTalk};
 pub use redis::{Redis, RedisOptions};
-pub use suite::{Test, run};
+pub use suite::{Test, run, run_always};
 pub use zookeeper::{Ensemble, EnsemblePlan, Node, ZooKeeper, ZooKeeperOptions};
 
 use std::net::{Ipv4Addr, TcpListener};
