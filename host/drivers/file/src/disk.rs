@@ -53,6 +53,13 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(path)
 }
 
+/// Makes a new file and locks it. `None` where whoever sweeps took it in between for one that was left behind: he may stand
+/// still there, so another name has to be taken.
+pub(crate) fn create_locked(path: &Path) -> io::Result<Option<File>> {
+    let file = create(path)?;
+    Ok((lock(&file)? && lies_at(&file, path)?).then_some(file))
+}
+
 /// Opens a file to be read and written, `None` where there is none.
 pub(crate) fn open(path: &Path) -> io::Result<Option<File>> {
     found(OpenOptions::new().read(true).write(true).open(path))

@@ -5,13 +5,16 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use althing_core::{Chance, Result};
+use althing_core::{Chance, Error, Kind, Result};
 
 use crate::disk::{self, failed};
 use crate::frame;
 use crate::image::Image;
 use crate::log::{HEADER_BYTES, Header, RESERVE_BYTES};
 use crate::place::Place;
+
+/// How many names are tried.
+const NAMES_MAX: u32 = 16;
 
 /// A file that is locked while it is written, and removed when it is dropped: what was put in place has two names.
 #[derive(Debug)]
@@ -28,15 +31,22 @@ impl Draft {
         chance: &dyn Chance,
         bytes: u64,
     ) -> Result<Draft> {
-        let path = place.draft(chance.bits());
-        let create = || {
-            let draft = Draft { file: disk::create(&path)?, path: path.clone() };
-            disk::lock(&draft.file)?;
-            disk::reserve(&draft.file, 0, HEADER_BYTES + bytes)?;
-            Ok(draft)
-        };
-        let draft: io::Result<Draft> = create();
-        draft.map_err(|error| failed(operation, "make room for a log", &path, error))
+        for _ in 0..NAMES_MAX {
+            let path = place.draft(chance.bits());
+            let create = || {
+                let Some(file) = disk::create_locked(&path)? else { return Ok(None) };
+                let draft = Draft { file, path: path.clone() };
+                disk::reserve(&draft.file, 0, HEADER_BYTES + bytes)?;
+                Ok(Some(draft))
+            };
+            let draft: io::Result<Option<Draft>> = create();
+            if let Some(draft) =
+                draft.map_err(|error| failed(operation, "make room for a log", &path, error))?
+            {
+                return Ok(draft);
+            }
+        }
+        Err(Error::new(Kind::Busy, operation, "what is written beside the log is swept away at once"))
     }
 
     /// Writes a state and the header that goes with it, and puts all of it where the log of that generation belongs. False

@@ -71,7 +71,6 @@ use crate::watch::FileWatch;
 /// A namespace in a directory of this machine.
 pub struct Directory {
     store: Arc<Store>,
-    chance: Arc<dyn Chance>,
     capability: Capability,
     /// Listens from the first watch on.
     hub: OnceLock<Arc<Hub>>,
@@ -91,11 +90,9 @@ impl Directory {
     ) -> Result<Directory> {
         let settings = Settings::read(location)?;
         let (timeout, directory) = (settings.timeout, settings.directory.clone());
-        let open = {
-            let (clock, chance) = (clock.clone(), chance.clone());
-            tokio::task::spawn_blocking(move || Store::open(settings, clock, chance))
-        };
         let deadline = clock.now() + timeout;
+        let its_clock = clock.clone();
+        let open = tokio::task::spawn_blocking(move || Store::open(settings, its_clock, chance));
         let store = tokio::select! {
             biased;
             opened = open => opened.map_err(|_| Error::new(Kind::Closed, "connect", "the runtime ends"))??,
@@ -105,7 +102,7 @@ impl Directory {
             }
         };
         let capability = capability_on(store.place().durable);
-        Ok(Directory { store: Arc::new(store), chance, capability, hub: OnceLock::new() })
+        Ok(Directory { store: Arc::new(store), capability, hub: OnceLock::new() })
     }
 }
 
@@ -141,8 +138,9 @@ impl Driver for Directory {
     }
 
     async fn open(&self, ask: Duration) -> Result<Session> {
-        let (id, lease) = (SessionId(self.chance.bits()), self.capability.grant(ask));
-        self.store.call("open", Lane::Call, move |store, progress| store.begin(id, lease, progress)).await?;
+        let lease = self.capability.grant(ask);
+        let begin = move |store: &Arc<Store>, progress: &_| store.begin(lease, progress);
+        let id = self.store.call("open", Lane::Call, begin).await?;
         Ok(Session { id, lease_min: lease })
     }
 
@@ -176,8 +174,7 @@ impl Driver for Directory {
         let epoch = self.store.call("watch", Lane::Call, |store, _| store.epoch()).await?;
         let hub = self.hub.get_or_init(|| Arc::new(Hub::start(self.store.clone()))).clone();
         let seen = (from != Revision::ZERO).then_some(Seen { epoch, revision: from });
-        let (store, chance) = (self.store.clone(), self.chance.clone());
-        Ok(Box::new(FileWatch::new(store, chance, hub, prefix.clone(), seen)))
+        Ok(Box::new(FileWatch::new(self.store.clone(), hub, prefix.clone(), seen)))
     }
 }
 

@@ -1,9 +1,8 @@
 //! The files of sessions: each is locked by the process that opened the session, for as long as that lives.
 
 use std::fs::File;
-use std::io;
 
-use althing_core::{Error, Kind, Result, SessionId};
+use althing_core::{Result, SessionId};
 
 use crate::disk::{self, failed};
 use crate::place::Place;
@@ -14,25 +13,22 @@ pub(crate) struct Held {
     _file: File,
 }
 
-/// Makes the file of a session and locks it.
-pub(crate) fn hold(place: &Place, id: SessionId) -> Result<Held> {
+/// Makes the file of a session and locks it. `None` where another name has to be taken.
+pub(crate) fn hold(place: &Place, id: SessionId) -> Result<Option<Held>> {
     let path = place.session(id);
-    let lock = || {
-        let file = disk::create(&path)?;
-        // Whoever sweeps may have had it in his hands before it was locked.
-        Ok((disk::lock(&file)? && disk::lies_at(&file, &path)?).then_some(Held { _file: file }))
-    };
-    let held: io::Result<Option<Held>> = lock();
-    held.map_err(|error| failed("open", "lock the session's file", &path, error))?.ok_or_else(|| {
-        Error::new(Kind::Unavailable, "open", "the session's file was swept away").with("session", id)
-    })
+    let file = disk::create_locked(&path);
+    let file = file.map_err(|error| failed("open", "lock the session's file", &path, error))?;
+    Ok(file.map(|file| Held { _file: file }))
 }
 
-/// Tells whether the process that opened the session is surely gone. A file that is missing or cannot be opened says nothing:
-/// then the deadline decides.
+/// Tells whether the process that opened a session that lives in the log is surely gone: its lock is free, or its file was
+/// swept away, which is done to free ones only. A file that cannot be opened says nothing: then the deadline decides.
 pub(crate) fn is_orphaned(place: &Place, id: SessionId) -> bool {
-    let file = File::open(place.session(id));
-    file.is_ok_and(|file| disk::lock_shared(&file).unwrap_or_default())
+    match disk::found(File::open(place.session(id))) {
+        Ok(Some(file)) => disk::lock_shared(&file).unwrap_or_default(),
+        Ok(None) => true,
+        Err(_) => false,
+    }
 }
 
 /// Removes the file of a session that has ended.

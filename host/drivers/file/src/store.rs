@@ -14,7 +14,7 @@ use crate::disk::failed;
 use crate::entry::Entry;
 use crate::image::Outcome;
 use crate::place::Place;
-use crate::session;
+use crate::session::{self, Held};
 use crate::settings::Settings;
 use crate::state::{Moment, State};
 
@@ -22,12 +22,15 @@ use crate::state::{Moment, State};
 const CALLS_MAX: usize = 64;
 /// The same for renewals, which wait for no disk and must not stand in line behind those that do.
 const BEATS_MAX: usize = 8;
+/// How many names are tried for a new session.
+const NAMES_MAX: u32 = 16;
 
 /// A namespace, and all who use it in this process.
 #[derive(Debug)]
 pub(crate) struct Store {
     pub(crate) settings: Settings,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) chance: Arc<dyn Chance>,
     // A std Mutex: only held on threads that may block, and never while the disk syncs.
     state: Mutex<State>,
     /// Rises when there is something to be shown.
@@ -87,10 +90,11 @@ impl Store {
     /// Takes the directory into use and reads the namespace.
     pub(crate) fn open(settings: Settings, clock: Arc<dyn Clock>, chance: Arc<dyn Chance>) -> Result<Store> {
         let place = Place::take(&settings)?;
-        let state = State::open(place, clock.clone(), chance)?;
+        let state = State::open(place, clock.clone(), chance.clone())?;
         Ok(Store {
             settings,
             clock,
+            chance,
             state: Mutex::new(state),
             pulse: watch::Sender::new(0),
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
@@ -157,18 +161,29 @@ impl Store {
     }
 
     /// Opens a session of ours.
-    pub(crate) fn begin(&self, id: SessionId, lease: Duration, progress: &Progress) -> Result<()> {
+    pub(crate) fn begin(&self, lease: Duration, progress: &Progress) -> Result<SessionId> {
         let mut state = self.lock();
         state.refresh("open", false)?;
         // Locked before anybody can know of it, so that nobody takes it for an orphan.
-        let held = session::hold(&state.place, id)?;
+        let (id, held) = self.hold(&state.place)?;
         let entry = Entry::Open { above: state.above(), id, lease, deadline: self.clock.now() + lease };
         // On an error the lock is dropped: the session, if it was made, ends as an orphan.
         state.write("open", &entry, || progress.send())?;
         state.held.insert(id, held);
         let moment = state.moment("open");
         drop(state);
-        moment.and_then(|moment| self.finish("open", &moment)).map_err(Error::with_unknown_effect)
+        let finished = moment.and_then(|moment| self.finish("open", &moment));
+        finished.map(|()| id).map_err(Error::with_unknown_effect)
+    }
+
+    fn hold(&self, place: &Place) -> Result<(SessionId, Held)> {
+        for _ in 0..NAMES_MAX {
+            let id = SessionId(self.chance.bits());
+            if let Some(held) = session::hold(place, id)? {
+                return Ok((id, held));
+            }
+        }
+        Err(Error::new(Kind::Busy, "open", "the files of new sessions are swept away at once"))
     }
 
     /// Renews a session. Waits for no disk: what a renewal says is worth nothing after the machine went down.

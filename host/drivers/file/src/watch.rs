@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use althing_core::{Chance, Delta, Key, Result, Watch};
+use althing_core::{Delta, Key, Result, Watch};
 use async_trait::async_trait;
 use tokio::sync::watch::Receiver;
 
@@ -18,7 +18,6 @@ const PAUSE_DOUBLINGS_MAX: u32 = 5;
 /// A watcher of one prefix.
 pub(crate) struct FileWatch {
     store: Arc<Store>,
-    chance: Arc<dyn Chance>,
     // Kept so that it goes on listening while only a watch is left.
     _hub: Arc<Hub>,
     pulse: Receiver<u64>,
@@ -30,15 +29,9 @@ pub(crate) struct FileWatch {
 }
 
 impl FileWatch {
-    pub(crate) fn new(
-        store: Arc<Store>,
-        chance: Arc<dyn Chance>,
-        hub: Arc<Hub>,
-        prefix: Key,
-        seen: Option<Seen>,
-    ) -> FileWatch {
+    pub(crate) fn new(store: Arc<Store>, hub: Arc<Hub>, prefix: Key, seen: Option<Seen>) -> FileWatch {
         let pulse = store.pulse();
-        FileWatch { store, chance, _hub: hub, pulse, prefix, seen, errors: 0 }
+        FileWatch { store, _hub: hub, pulse, prefix, seen, errors: 0 }
     }
 
     async fn step(&mut self) -> Result<Option<Delta>> {
@@ -55,7 +48,7 @@ impl Watch for FileWatch {
     async fn next(&mut self) -> Result<Delta> {
         if self.errors > 0 {
             let doublings = (self.errors - 1).min(PAUSE_DOUBLINGS_MAX);
-            let pause = self.chance.jitter(PAUSE_MIN * 2u32.pow(doublings));
+            let pause = self.store.chance.jitter(PAUSE_MIN * 2u32.pow(doublings));
             self.store.clock.sleep(pause).await;
         }
         loop {
