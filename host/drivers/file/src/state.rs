@@ -334,3 +334,98 @@ impl State {
             .advise("Put it back, or start the hosts anew to begin with an empty one")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use althing_core::{OsChance, SystemClock, Txn};
+    use althing_test_servers::Folder;
+
+    use super::*;
+    use crate::settings::Settings;
+
+    fn open(folder: &Folder) -> State {
+        let settings = Settings::read(&folder.url("n").parse().unwrap()).unwrap();
+        State::open(Place::take(&settings).unwrap(), Arc::new(SystemClock), Arc::new(OsChance)).unwrap()
+    }
+
+    /// Seals the log, and then stands still.
+    fn seal(state: &mut State) {
+        state.log.as_mut().unwrap().append("test", &Entry::Seal.encode()).unwrap();
+    }
+
+    fn put(state: &mut State, key: &str) -> Revision {
+        let entry = Entry::Commit { above: state.above(), txn: Txn::new().put(key.into(), "1") };
+        match state.write("test", &entry, || Ok(())).unwrap() {
+            Outcome::Committed(committed) => committed.revision,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn generation(state: &State) -> u64 {
+        state.log.as_ref().unwrap().header.generation
+    }
+
+    #[test]
+    fn who_finds_a_seal_goes_on_without_the_one_who_sealed() {
+        let folder = Folder::new();
+        let (mut stopped, mut other) = (open(&folder), open(&folder));
+        let first = put(&mut other, "a");
+        seal(&mut stopped);
+        let second = put(&mut other, "b");
+        let late = open(&folder);
+        assert_eq!((generation(&other), generation(&late)), (2, 2));
+        assert_eq!((second, late.image.revision()), (Revision(first.0 + 1), second));
+        stopped.catch_up("test", None).unwrap();
+        assert_eq!((stopped.image.revision(), stopped.epoch), (second, other.epoch), "it missed nothing");
+    }
+
+    #[test]
+    fn what_comes_behind_a_seal_is_written_once_in_the_next_log() {
+        let folder = Folder::new();
+        let (mut one, mut two) = (open(&folder), open(&folder));
+        let first = put(&mut one, "a");
+        two.catch_up("test", None).unwrap();
+        seal(&mut one);
+        // It does not know of the seal yet, and writes behind it.
+        let second = put(&mut two, "b");
+        one.catch_up("test", None).unwrap();
+        assert_eq!((second, one.image.revision()), (Revision(first.0 + 1), second));
+    }
+
+    #[test]
+    fn who_makes_the_next_log_long_after_the_others_makes_none() {
+        let folder = Folder::new();
+        let (mut stopped, mut other) = (open(&folder), open(&folder));
+        seal(&mut stopped);
+        stopped.replay("test", None).unwrap();
+        for _ in 0..2 {
+            other.catch_up("test", None).unwrap();
+            seal(&mut other);
+        }
+        let last = put(&mut other, "a");
+        assert_eq!(generation(&other), 4);
+        stopped.make_next("test").unwrap();
+        assert!(!stopped.place.log(2).exists(), "a state that is long over was put in place again");
+        stopped.catch_up("test", None).unwrap();
+        assert_eq!((generation(&stopped), stopped.image.revision()), (4, last));
+        assert!(stopped.epoch > other.epoch, "its watches begin anew");
+    }
+
+    #[test]
+    fn a_log_that_was_made_of_a_state_long_over_is_believed_by_nobody() {
+        let folder = Folder::new();
+        let (mut stopped, mut second, mut other) = (open(&folder), open(&folder), open(&folder));
+        seal(&mut stopped);
+        for state in [&mut stopped, &mut second] {
+            state.replay("test", None).unwrap();
+        }
+        other.catch_up("test", None).unwrap();
+        let made = std::fs::read(other.place.log(2)).unwrap();
+        seal(&mut other);
+        let last = put(&mut other, "a");
+        // As if the one who stood still had put it in place this very moment.
+        std::fs::write(other.place.log(2), made).unwrap();
+        second.catch_up("test", None).unwrap();
+        assert_eq!((generation(&second), second.image.revision()), (3, last));
+    }
+}

@@ -13,6 +13,7 @@ use althing_core::{
 use althing_test_servers::Folder;
 
 use crate::member::Member;
+use crate::processes::start_in_another_boot;
 use crate::stage::{all_below, changes_until, check_error, connect, next, put, value, watch_from_now};
 
 /// Where the frames of a log begin.
@@ -114,6 +115,31 @@ pub(crate) async fn refuses_a_damaged_log_and_cuts_nothing_off() {
     assert_eq!(all_below(&connect(&folder.url("n")).await.unwrap(), "k/").await.len(), 10);
 }
 
+/// What the machine had not written when it went down was promised to nobody; all the rest was.
+pub(crate) async fn another_boot_cuts_off_only_what_was_promised_to_nobody() {
+    let Some(folder) = Folder::on_tmpfs("8m") else { return };
+    let driver = connect(&folder.url("n")).await.unwrap();
+    for round in 0..3 {
+        put(&driver, &format!("k/{round}"), "a value").await.unwrap();
+    }
+    drop(driver);
+    let (path, good) = (log(&folder), fs::read(log(&folder)).unwrap());
+    let (start, end) = *frames(&good).last().unwrap();
+    for at in [FRAMES_AT, start, end - 1] {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        fs::write(&path, &bad).unwrap();
+        let lines = start_in_another_boot(&folder, "reader").rest().await;
+        assert!(lines[0].contains("is damaged at byte"), "{lines:?}");
+        assert!(fs::read(&path).unwrap() == bad, "a damaged log was changed");
+    }
+    // Pages that came to the disk in another order than they were written.
+    fs::write(&path, [&good[..], &[0; 4096], &good[start..end], b"rest"].concat()).unwrap();
+    check_refused(&folder.url("n"), Kind::Format, "is damaged at byte").await;
+    let lines = start_in_another_boot(&folder, "reader").rest().await;
+    assert!(lines.len() == 4 && lines[2].starts_with("record k/2 "), "{lines:?}");
+}
+
 pub(crate) async fn a_running_process_stops_at_damage_too() {
     let folder = Folder::new();
     let driver = connect(&folder.url("n")).await.unwrap();
@@ -167,6 +193,22 @@ pub(crate) async fn begins_a_long_log_anew_and_keeps_everything_and_every_watch(
     let size = fs::metadata(log(&folder)).unwrap().size();
     assert!(size < 12 << 20, "a log of {size} bytes for 1 MB of records");
     assert_eq!(all_below(&connect(&folder.url("n")).await.unwrap(), "").await.len(), 6);
+}
+
+/// The names of the two logs may be on the disk before what they hold.
+pub(crate) async fn a_loss_of_power_right_after_a_log_was_begun_anew_loses_nothing() {
+    let Some(folder) = Folder::on_ext4() else { return };
+    let driver = connect(&folder.url("n")).await.unwrap();
+    write_through(&driver, &folder, 1).await;
+    let there = all_below(&driver, "big/").await;
+    fs::File::create(folder.mount_point().join("another")).unwrap().sync_all().unwrap();
+    let after = folder.after_power_loss();
+    let lines = start_in_another_boot(&after, "reader").rest().await;
+    for record in there {
+        let begins = |line: &&String| line.starts_with(&format!("record {} ", record.key));
+        let line = lines.iter().find(begins).unwrap_or_else(|| panic!("{} is lost: {lines:?}", record.key));
+        assert!(line.ends_with(&format!(" {}", record.stamp.modified.0)), "{line}");
+    }
 }
 
 pub(crate) async fn a_full_disk_refuses_commits_and_ends_no_session() {

@@ -39,8 +39,10 @@ tests! {
     grounds:
         goes_on_behind_what_a_killed_writer_left_half_written,
         refuses_a_damaged_log_and_cuts_nothing_off,
+        another_boot_cuts_off_only_what_was_promised_to_nobody,
         a_running_process_stops_at_damage_too,
         begins_a_long_log_anew_and_keeps_everything_and_every_watch,
+        a_loss_of_power_right_after_a_log_was_begun_anew_loses_nothing,
         a_full_disk_refuses_commits_and_ends_no_session,
         a_disk_that_answers_nobody_is_told_in_time_and_with_its_effect,
         tells_that_its_directory_was_removed_and_goes_on_in_the_next,

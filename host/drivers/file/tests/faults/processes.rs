@@ -197,7 +197,7 @@ pub(crate) async fn no_update_of_many_processes_is_lost() {
 }
 
 /// Starts a part in a process that takes the machine for started anew.
-fn start_in_another_boot(folder: &Folder, part: &str) -> Member {
+pub(crate) fn start_in_another_boot(folder: &Folder, part: &str) -> Member {
     let file = folder.mount_point().with_file_name("boot_id");
     std::fs::write(&file, "00000000-0000-4000-8000-00000000000b\n").unwrap();
     let script = format!("mount --bind {} /proc/sys/kernel/random/boot_id && exec \"$0\"", file.display());
