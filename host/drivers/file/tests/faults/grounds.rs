@@ -215,10 +215,11 @@ pub(crate) async fn a_full_disk_refuses_commits_and_ends_no_session() {
     let Some(folder) = Folder::on_tmpfs("1m") else { return };
     let url = folder.url("n");
     let (driver, other) = (connect(&url).await.unwrap(), connect(&url).await.unwrap());
-    let lease = Duration::from_millis(800);
-    let (session, doomed) = (driver.open(lease).await.unwrap().id, other.open(lease).await.unwrap().id);
+    let lease = Duration::from_secs(2);
+    let session = driver.open(lease).await.unwrap().id;
     driver.commit(Txn::new().put_owned("mine".into(), "1", session)).await.unwrap();
     let mut watch = watch_from_now(&driver).await;
+    let doomed = other.open(Duration::from_millis(500)).await.unwrap().id;
     let filler = folder.mount_point().join("filler");
     // Some file took all the room there is.
     Command::new("dd")
@@ -227,6 +228,7 @@ pub(crate) async fn a_full_disk_refuses_commits_and_ends_no_session() {
         .output()
         .unwrap();
     let error = loop {
+        driver.renew(session).await.unwrap();
         match put(&driver, "small", "1").await {
             Ok(_) => {}
             Err(error) => break error,
