@@ -111,11 +111,18 @@ const DOORS: &[Door] = &[
         tests: true,
         advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
     },
+    Door { says: "rustix :: fs", files: KERNEL_FILES, tests: true, advice: KERNEL },
+    Door { says: "inotify ::", files: KERNEL_FILES, tests: true, advice: KERNEL },
     Door { says: "print !", files: PRINTERS, tests: true, advice: PRINT },
     Door { says: "println !", files: PRINTERS, tests: true, advice: PRINT },
     Door { says: "eprint !", files: PRINTERS, tests: true, advice: PRINT },
     Door { says: "eprintln !", files: PRINTERS, tests: true, advice: PRINT },
 ];
+
+/// What files a process can lock, sync and listen to is asked in the file driver, and for the state directory of a host.
+const KERNEL_FILES: &[&str] = &["host/drivers/file/src/disk.rs", "host/server/src/listen.rs"];
+const KERNEL: &str =
+    "Only the file driver's disk.rs speaks to the kernel about files; add what is missing there";
 
 /// A build script speaks to cargo by printing, an example to whoever runs it.
 const PRINTERS: &[&str] = &["host/cli/*", "host/examples/*", "xtask/*", "*/build.rs"];

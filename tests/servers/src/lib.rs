@@ -14,6 +14,7 @@
 mod backend;
 mod certificate;
 mod etcd;
+mod file;
 mod memcached;
 mod mysql;
 mod postgresql;
@@ -24,13 +25,15 @@ mod zookeeper;
 
 pub use backend::{Backend, Server, VOTERS};
 pub use etcd::{Etcd, EtcdMember, EtcdOptions};
+pub use file::Folder;
 pub use memcached::{Memcached, MemcachedOptions};
 pub use mysql::{Mysql, MysqlBackup, MysqlOptions, MysqlTalk};
 pub use postgresql::{Postgresql, PostgresqlOptions, PostgresqlTalk};
 pub use redis::{Redis, RedisOptions};
-pub use suite::{Test, run};
+pub use suite::{Test, run, run_always};
 pub use zookeeper::{Ensemble, EnsemblePlan, Node, ZooKeeper, ZooKeeperOptions};
 
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 
@@ -62,6 +65,17 @@ pub fn ready_for(program: &str) -> bool {
     let found = available(program);
     assert!(found || !required(), "{program} is not installed, and CI=true requires it");
     found
+}
+
+/// Tells whether a test that has to do `what` can run: it can where that `works`. Says so where it cannot, and ends the
+/// test where everything is [`required`].
+pub fn ready_to(what: &str, works: bool) -> bool {
+    assert!(works || !required(), "cannot {what}, and CI=true requires it");
+    if !works {
+        // Nobody may be there to read it.
+        let _ = writeln!(std::io::stderr(), "skipped: this user cannot {what} here");
+    }
+    works
 }
 
 fn find(program: &str) -> Option<PathBuf> {
