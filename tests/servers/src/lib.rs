@@ -18,7 +18,10 @@ mod memcached;
 mod postgresql;
 mod process;
 mod redis;
+mod resp;
+mod sentinel;
 mod suite;
+mod wall;
 mod zookeeper;
 
 pub use backend::{Backend, Server, VOTERS};
@@ -26,6 +29,7 @@ pub use etcd::{Etcd, EtcdMember, EtcdOptions};
 pub use memcached::{Memcached, MemcachedOptions};
 pub use postgresql::{Postgresql, PostgresqlOptions, PostgresqlTalk};
 pub use redis::{Redis, RedisOptions};
+pub use sentinel::{Sentinel, SentinelOptions};
 pub use suite::{Test, run};
 pub use zookeeper::{Ensemble, EnsemblePlan, Node, ZooKeeper, ZooKeeperOptions};
 

@@ -17,6 +17,7 @@
 mod hub;
 mod reply;
 mod script;
+mod sentinel;
 mod server;
 mod settings;
 mod store;
@@ -38,7 +39,7 @@ use bytes::Bytes;
 use crate::hub::Hub;
 use crate::reply::{Answer, Status};
 use crate::script::Operation;
-use crate::settings::Settings;
+use crate::settings::{Endpoint, Settings, Way};
 use crate::store::Store;
 use crate::watch::{Place, RedisWatch};
 
@@ -63,17 +64,18 @@ impl Redis {
         let store = Store::new(Settings::read(location)?, clock, chance);
         let deadline = store.clock.now() + store.settings.timeout;
         let adopted = store.adopted("connect", deadline).await?;
-        let capability = capability(adopted.server.durable);
-        Ok(Redis { store: Arc::new(store), capability, hub: OnceLock::new() })
+        let capability = capability(&store.settings, adopted.server.durable);
+        Ok(Redis { store, capability, hub: OnceLock::new() })
     }
 }
 
-fn capability(durable: bool) -> Capability {
+fn capability(settings: &Settings, durable: bool) -> Capability {
+    let is_local = matches!(settings.way, Way::Direct(Endpoint::Unix(_)));
     Capability {
-        backend: "redis".into(),
+        backend: if settings.is_replicated() { "redis+sentinel" } else { "redis" }.into(),
         level: if durable { Level::L1 } else { Level::L0 },
         linearizable_reads: true,
-        across_hosts: true,
+        across_hosts: !is_local,
         watch: WatchMode::Pushed,
         order: Order::Namespace,
         expiry: Expiry::Driver,
@@ -151,7 +153,7 @@ impl Driver for Redis {
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
-            .field("server", &self.store.settings.address())
+            .field("server", &self.store.settings.way.to_string())
             .field("namespace", &self.store.settings.namespace)
             .finish_non_exhaustive()
     }
