@@ -23,6 +23,13 @@ const WAIT_PAUSE: Duration = Duration::from_millis(10);
 /// How often other ports are tried when somebody took a free one first.
 const PORT_TRIES: u32 = 5;
 
+/// Returns a folder in memory, where there is one. A sentinel stands still while it writes down what it knows, and
+/// takes a server for dead that it did not listen to.
+fn memory() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() { memory } else { std::env::temp_dir() }
+}
+
 /// How private sentinels and their servers are configured.
 #[derive(Clone, Debug, Default)]
 pub struct SentinelOptions {
@@ -64,7 +71,8 @@ impl Sentinel {
         if !ready_for("redis-server") {
             return None;
         }
-        let folder = tempfile::Builder::new().prefix("althing-sentinel-").tempdir().expect("a folder");
+        let folder =
+            tempfile::Builder::new().prefix("althing-sentinel-").tempdir_in(memory()).expect("a folder");
         if options.tls {
             make_certificate(folder.path());
         }
@@ -173,15 +181,9 @@ impl Sentinel {
         self.servers[server].process.resume();
     }
 
-    /// Starts a killed server again with what it left on disk, which is what it was and no record.
+    /// Starts a killed server again with what it left on disk: it knows whether it was the master, and no record.
     pub async fn restart(&mut self, server: usize) {
-        let Member { folder, ports, .. } = &self.servers[server];
-        let (folder, ports) = (folder.clone(), *ports);
-        self.servers[server].process.kill();
-        match self.run(&folder, ports).await {
-            Ok(process) => self.servers[server].process = process,
-            Err(refusal) => panic!("redis-server did not start again:\n{}", refusal.log),
-        }
+        self.servers[server].process = self.again(&self.servers[server]).await;
     }
 
     /// Waits until all sentinels name another master than `former`, and it is one. Returns its place.
@@ -202,8 +204,11 @@ impl Sentinel {
         self.settle().await;
         let former = self.master().expect("there is a master");
         let words = ["SENTINEL", "FAILOVER", MASTER];
-        let answer = self.ask_sentinel(&self.sentinels[0], &words).expect("the sentinel answers");
-        assert_eq!(answer, ["+OK"]);
+        // A sentinel that has not heard of the replica lately has none to promote.
+        self.wait("a replica to promote", |all| {
+            all.ask_sentinel(&all.sentinels[0], &words).is_ok_and(|answer| answer == ["+OK"])
+        })
+        .await;
         self.wait_for_fail_over(former).await
     }
 
@@ -218,19 +223,28 @@ impl Sentinel {
         .await;
     }
 
+    /// Makes the master `server` unreachable for replica and sentinels, and for nobody else, until it is restarted.
+    /// Needs a password: it is theirs that no longer counts.
+    pub async fn isolate(&mut self, server: usize) {
+        assert!(self.options.password.is_some(), "sentinels would go on without logging in");
+        self.cut_replication(server).await;
+        assert_eq!(self.command(server, &["ACL", "SETUSER", "sentinel", "off"]), "+OK");
+        self.command(server, &["CLIENT", "KILL", "USER", "sentinel"]);
+    }
+
     /// Kills a sentinel with SIGKILL.
     pub fn kill_sentinel(&mut self, sentinel: usize) {
         self.sentinels[sentinel].process.kill();
     }
 
-    /// Stops a sentinel with SIGSTOP.
-    pub fn pause_sentinel(&self, sentinel: usize) {
-        self.sentinels[sentinel].process.pause();
+    /// Starts a killed sentinel again with what it knew.
+    pub async fn restart_sentinel(&mut self, sentinel: usize) {
+        self.sentinels[sentinel].process = self.again(&self.sentinels[sentinel]).await;
     }
 
-    /// Lets a sentinel go on.
-    pub fn resume_sentinel(&self, sentinel: usize) {
-        self.sentinels[sentinel].process.resume();
+    async fn again(&self, member: &Member) -> Process {
+        let started = self.run(&member.folder, member.ports).await;
+        started.unwrap_or_else(|refusal| panic!("redis-server did not start again:\n{}", refusal.log))
     }
 
     async fn wait(&mut self, what: &str, until: impl Fn(&Sentinel) -> bool) {
@@ -316,6 +330,7 @@ impl Sentinel {
         };
         file += "save \"\"\nrepl-diskless-sync-delay 0\nmasteruser replica\nmasterauth replica\n";
         file += "user replica on >replica +psync +replconf +ping\n";
+        file += "user sentinel on >sentinel allchannels +@all\n";
         let _ = writeln!(file, "user default on {password} ~* &* +@all");
         if let Some(master) = of {
             let _ = writeln!(file, "replicaof 127.0.0.1 {master}");
@@ -326,11 +341,10 @@ impl Sentinel {
     fn sentinel_file(&self, ports: Ports, master: u16) -> String {
         let mut file = self.common_file(ports);
         let _ = writeln!(file, "sentinel monitor {MASTER} 127.0.0.1 {master} 2");
-        let _ = writeln!(file, "sentinel down-after-milliseconds {MASTER} 700");
+        let _ = writeln!(file, "sentinel down-after-milliseconds {MASTER} 1500");
         let _ = writeln!(file, "sentinel failover-timeout {MASTER} 3000");
-        if let Some(password) = &self.options.password {
-            let _ = writeln!(file, "sentinel auth-pass {MASTER} {password}");
-        }
+        let _ = writeln!(file, "sentinel auth-user {MASTER} sentinel");
+        let _ = writeln!(file, "sentinel auth-pass {MASTER} sentinel");
         if let Some(password) = &self.options.sentinel_password {
             let _ = writeln!(file, "requirepass {password}\nsentinel sentinel-pass {password}");
         }

@@ -16,12 +16,12 @@ use futures::stream::FuturesUnordered;
 use tokio::task::JoinHandle;
 
 use crate::reply::Reply;
-use crate::settings::{Endpoint, Target, Way, addresses};
+use crate::settings::{Endpoint, SENTINELS_MAX, Target, Way, addresses};
 use crate::store::Store;
 use crate::wire::Wire;
 
 /// How often a sentinel is asked whether the master still is.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// The sentinels of a master.
 #[derive(Debug)]
@@ -88,7 +88,14 @@ impl Sentinels {
     }
 
     async fn ask(&self, target: &Target) -> Result<Word> {
-        self.word(&Wire::dial(target).await?, target).await
+        let word = async { self.word(&Wire::dial(target).await?, target).await };
+        word.await.map_err(|error| match error.kind() {
+            Kind::Denied => {
+                let message = "a sentinel refused user and password";
+                Error::new(Kind::Denied, "connect", message).with("server", &target.endpoint).because(error)
+            }
+            _ => error,
+        })
     }
 
     /// Asks over a connection that is there. The number first: a fail-over in between then looks older than it is,
@@ -100,7 +107,9 @@ impl Sentinels {
             Some(address) => address,
             None => {
                 let message = "the server is no sentinel, or does not let this user ask SENTINEL";
-                return Err(Error::new(Kind::Denied, "connect", message).with("server", &target.endpoint));
+                return Err(
+                    Error::new(Kind::Unsupported, "connect", message).with("server", &target.endpoint)
+                );
             }
         };
         let [Some(host), Some(port)] = address.as_slice() else {
@@ -124,6 +133,9 @@ impl Sentinels {
         }
         if let Some(error) = of(Kind::NotFound) {
             return self.say(error.clone()).advise("Check the name in the path of the backend URL");
+        }
+        if let Some(error) = of(Kind::Unsupported) {
+            return self.say(error.clone()).advise("Check the ports: sentinels listen on 26379 by default");
         }
         let error = self.say(Error::new(Kind::Unavailable, "connect", "no sentinel can be reached"));
         errors.into_iter().take(1).fold(error, Error::because)
@@ -180,16 +192,18 @@ impl Drop for Sentry {
 }
 
 async fn stand(store: Weak<Store>) {
-    let (mut wire, mut turn) = (None, 0);
+    let (mut wire, mut turn) = (None, None);
     while let Some(store) = store.upgrade() {
         let Way::Sentinels(sentinels) = &store.settings.way else { return };
-        let target = &sentinels.targets[turn % sentinels.targets.len()];
+        // Begun anywhere, so that not all hosts ask the same.
+        let place = *turn.get_or_insert_with(|| store.chance.bits() as usize % SENTINELS_MAX);
+        let target = &sentinels.targets[place % sentinels.targets.len()];
         let deadline = store.clock.now() + store.settings.timeout;
         match store.within(deadline, look(sentinels, target, &mut wire)).await {
             Some(Ok(true)) => store.abandon(),
             Some(Ok(false)) => {}
             // It is gone or behind: the next one.
-            _ => (wire, turn) = (None, turn + 1),
+            _ => (wire, turn) = (None, Some(place + 1)),
         }
         let clock = store.clock.clone();
         drop(store);
