@@ -88,8 +88,9 @@ impl Sentinel {
         for place in 0..SENTINELS {
             let member =
                 all.launch(&format!("sentinel-{place}"), |all, ports| all.sentinel_file(ports, master)).await;
-            // So that a test waits for a second where an operator waits for ten.
-            let periods = ["publish-period", "200", "info-period", "200", "tilt-trigger", "20000"];
+            // So that a test waits for a second where an operator waits for ten. Sentinels that publish more often than
+            // this make a replica again of one that was just promoted, before they hear why.
+            let periods = ["publish-period", "600", "info-period", "200", "tilt-trigger", "20000"];
             let command = [&["SENTINEL", "DEBUG"][..], &periods].concat();
             all.ask_sentinel(&member, &command).expect("a sentinel of Redis 7");
             all.sentinels.push(member);
@@ -156,10 +157,7 @@ impl Sentinel {
     /// fail-over is possible.
     pub async fn settle(&mut self) {
         if !self.is_settled {
-            self.wait("the sentinels know each other", |all| {
-                all.sentinels.iter().all(|sentinel| all.is_informed(sentinel)) && all.is_synchronous()
-            })
-            .await;
+            self.wait("the sentinels know each other", Sentinel::is_ready).await;
             self.is_settled = true;
         }
     }
@@ -259,19 +257,33 @@ impl Sentinel {
         }
     }
 
+    fn is_ready(&self) -> bool {
+        self.sentinels.iter().all(|sentinel| self.is_informed(sentinel)) && self.is_synchronous()
+    }
+
     fn is_informed(&self, sentinel: &Member) -> bool {
         let about = self.ask_sentinel(sentinel, &["SENTINEL", "MASTER", MASTER]).unwrap_or_default();
         let is =
             |name: &str, value: &str| about.chunks_exact(2).any(|pair| pair[0] == name && pair[1] == value);
         let replicas = self.ask_sentinel(sentinel, &["SENTINEL", "REPLICAS", MASTER]).unwrap_or_default();
-        let is_linked = replicas.chunks_exact(2).any(|pair| pair == ["master-link-status", "ok"]);
+        let tells = |name: &str, value: &str| replicas.chunks_exact(2).any(|pair| pair == [name, value]);
+        // Whoever takes a replica for a master makes it a replica again, also when it was just promoted.
+        let is_linked = tells("master-link-status", "ok") && tells("role-reported", "slave");
         is("num-slaves", "1") && is("num-other-sentinels", "2") && is("flags", "master") && is_linked
     }
 
+    /// Tells whether the replica has by now what the master had when asked, however busy it is.
     fn is_synchronous(&self) -> bool {
-        let offset = |server| self.info(server, "master_repl_offset");
-        let links = (0..self.servers.len()).filter_map(|server| self.info(server, "master_link_status"));
-        links.eq(["up"]) && offset(0) == offset(1)
+        let (master, replica) = match [self.role(0).as_deref(), self.role(1).as_deref()] {
+            [Some("master"), Some("slave")] => (0, 1),
+            [Some("slave"), Some("master")] => (1, 0),
+            _ => return false,
+        };
+        let offset = |server| self.info(server, "master_repl_offset")?.parse::<u64>().ok();
+        let had = offset(master);
+        self.info(replica, "master_link_status").as_deref() == Some("up")
+            && had.is_some()
+            && offset(replica) >= had
     }
 
     fn info(&self, server: usize, name: &str) -> Option<String> {

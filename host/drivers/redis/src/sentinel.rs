@@ -22,6 +22,8 @@ use crate::wire::Wire;
 
 /// How often a sentinel is asked whether the master still is.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often a sentinel is asked anew because there was a fail-over while it answered.
+const WORDS_MAX: u32 = 3;
 
 /// The sentinels of a master.
 #[derive(Debug)]
@@ -98,19 +100,35 @@ impl Sentinels {
         })
     }
 
-    /// Asks over a connection that is there. The number first: a fail-over in between then looks older than it is,
-    /// which does no harm.
+    /// Asks over a connection that is there. The number and the address are two questions; where a fail-over came
+    /// between them, both are asked again, so that an address never goes with the number of another.
     async fn word(&self, wire: &Wire, target: &Target) -> Result<Word> {
-        let about = wire.ask(&["SENTINEL", "MASTER", &self.master]).await?;
-        let address = wire.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.master]).await?;
-        let address = match address.as_ref().map(texts) {
-            Some(address) => address,
-            None => {
-                let message = "the server is no sentinel, or does not let this user ask SENTINEL";
-                return Err(
-                    Error::new(Kind::Unsupported, "connect", message).with("server", &target.endpoint)
-                );
+        let mut before = self.ask_epoch(wire).await?;
+        for _ in 0..WORDS_MAX {
+            let endpoint = self.ask_endpoint(wire, target).await?;
+            let epoch = self.ask_epoch(wire).await?;
+            if epoch == before {
+                return Ok(Word { endpoint, epoch });
             }
+            before = epoch;
+        }
+        Err(Error::new(Kind::Unavailable, "connect", "the sentinels move the master again and again"))
+    }
+
+    /// Asks for the number of the latest fail-over; zero where the sentinel may not tell.
+    async fn ask_epoch(&self, wire: &Wire) -> Result<u64> {
+        let about = wire.ask(&["SENTINEL", "MASTER", &self.master]).await?;
+        let about = about.as_ref().map(texts).unwrap_or_default();
+        let mut pairs = about.chunks_exact(2);
+        let epoch = pairs.find_map(|pair| if pair[0] == Some("config-epoch") { pair[1] } else { None });
+        Ok(epoch.and_then(|text| text.parse().ok()).unwrap_or_default())
+    }
+
+    async fn ask_endpoint(&self, wire: &Wire, target: &Target) -> Result<Endpoint> {
+        let address = wire.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.master]).await?;
+        let Some(address) = address.as_ref().map(texts) else {
+            let message = "the server is no sentinel, or does not let this user ask SENTINEL";
+            return Err(Error::new(Kind::Unsupported, "connect", message).with("server", &target.endpoint));
         };
         let [Some(host), Some(port)] = address.as_slice() else {
             let message = format!("the sentinels know no master called {:?}", self.master);
@@ -120,7 +138,7 @@ impl Sentinels {
             let message = format!("a sentinel says that the master listens on port {port:?}");
             Error::new(Kind::Internal, "connect", message).with("server", &target.endpoint)
         })?;
-        Ok(Word { endpoint: Endpoint::Tcp { host: (*host).to_owned(), port }, epoch: epoch(about.as_ref()) })
+        Ok(Endpoint::Tcp { host: (*host).to_owned(), port })
     }
 
     /// Makes one error of those of all sentinels: the one that somebody has to act upon.
@@ -158,14 +176,6 @@ fn texts(reply: &Reply) -> Vec<Option<&str>> {
         Reply::List(list) => list.iter().map(text).collect(),
         _ => Vec::new(),
     }
-}
-
-/// Returns the number of the latest fail-over from what a sentinel tells of its master; zero where it may not tell.
-fn epoch(about: Option<&Reply>) -> u64 {
-    let about = about.map(texts).unwrap_or_default();
-    let value =
-        about.chunks_exact(2).find_map(|pair| if pair[0] == Some("config-epoch") { pair[1] } else { None });
-    value.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 impl fmt::Display for Sentinels {
