@@ -20,7 +20,10 @@ mod mysql;
 mod postgresql;
 mod process;
 mod redis;
+mod resp;
+mod sentinel;
 mod suite;
+mod wall;
 mod zookeeper;
 
 pub use backend::{Backend, Server, VOTERS};
@@ -30,6 +33,7 @@ pub use memcached::{Memcached, MemcachedOptions};
 pub use mysql::{Mysql, MysqlBackup, MysqlOptions, MysqlTalk};
 pub use postgresql::{Postgresql, PostgresqlOptions, PostgresqlTalk};
 pub use redis::{Redis, RedisOptions};
+pub use sentinel::{Sentinel, SentinelOptions};
 pub use suite::{Test, run, run_always};
 pub use zookeeper::{Ensemble, EnsemblePlan, Node, ZooKeeper, ZooKeeperOptions};
 

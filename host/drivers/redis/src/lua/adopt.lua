@@ -1,23 +1,33 @@
 -- Takes the namespace into use, once for each connection and whenever a script answered -2.
 --
--- ARGV: layout version, a new incarnation, the server's run id ('' if unknown), '1' if it keeps all it
--- acknowledged over a restart, the incarnation the driver knew ('' if none), the highest revision it saw.
+-- ARGV: layout version, a new incarnation, the server's run id ('' if unknown), what another run id than that of
+-- before means ('1': it was restarted and has all it acknowledged; '0': it was restarted and may have forgotten;
+-- 'r': a replica may have taken over, which has what it was sent), the incarnation the driver knew ('' if none), the
+-- highest revision it saw.
+--
 -- The store was lost or set back when it has no format record, when a server that may forget was restarted,
 -- or when the counter is below what this incarnation already showed. Then every session is gone, the
 -- incarnation is new, and the counter goes on above everything seen and above the microseconds since 1970, so
 -- that tokens rise even for a driver that saw nothing: no server commits a million times per second.
+--
+-- Where a replica took over, nobody can know what it was not sent: maybe the end of a session, or of a term. So every
+-- session ends then too, but not at once: its host may not know yet, and goes on believing in it for a lease. The
+-- server keeps what it holds for another lease, or until its host calls; meanwhile nobody else can have it.
 local call = redis.call
 local META, RECORD, NAME, SESSION, OWNED, LOG = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local version, fresh, run, durable, known, seen = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+local version, fresh, run, kept, known, seen = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 -- First of all, and for nothing else, so that a user who may not publish is told before anything is written.
 call('PUBLISH', LOG, '0')
 local time = call('TIME')
 local floor = time[1] * 1000000 + time[2]
+local now = math.floor(floor / 1000)
+-- More commits than a server acknowledges before they reach a replica: also where clocks differ, no token comes twice.
+local UNSENT = 1000000
 
 local function begin(revision)
   local start = string.format('%.0f', revision)
   call('HSET', META, 'format', version, 'incarnation', fresh, 'run', run,
-    'revision', start, 'base', start, 'bytes', '0')
+    'revision', start, 'base', start, 'bytes', '0', 'clock', string.format('%.0f', now))
   call('PUBLISH', LOG, start)
   return {1, revision, fresh}
 end
@@ -39,7 +49,17 @@ end
 
 local revision = tonumber(meta[3])
 local restarted = run ~= '' and meta[4] ~= '' and meta[4] ~= run
-if (restarted and durable == '0') or (known == meta[2] and revision < seen) then
+if restarted and kept == 'r' then
+  for _, id in ipairs(call('ZRANGE', SESSION, 0, -1)) do
+    local raw = call('HGET', RECORD, 'session/' .. id)
+    local lease = raw and string.match(raw, '%d+', 65) or 0
+    -- A score that is not whole marks a session that ends when its host calls.
+    call('ZADD', SESSION, string.format('%.1f', now + 1 + lease + 0.5), id)
+  end
+  call('DEL', LOG)
+  return begin(math.max(revision + UNSENT, seen, floor) + 1)
+end
+if (restarted and kept == '0') or (known == meta[2] and revision < seen) then
   local owned
   repeat
     owned = call('ZRANGE', OWNED, 0, 499)

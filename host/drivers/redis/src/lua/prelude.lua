@@ -7,7 +7,9 @@
 local call = redis.call
 local META, RECORD, NAME, SESSION, OWNED, LOG = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
-local meta = call('HMGET', META, 'incarnation', 'revision', 'base', 'bytes')
+-- Writes nothing, but is a write: a server that was made a replica refuses it, and nothing stale is read there.
+call('ZREM', SESSION, '')
+local meta = call('HMGET', META, 'incarnation', 'revision', 'base', 'bytes', 'clock')
 if meta[1] ~= ARGV[1] or tonumber(meta[2]) < tonumber(ARGV[2]) then
   return {-2, 0}
 end
@@ -55,7 +57,7 @@ end
 local function finish(reply)
   if revision ~= written then
     trim()
-    call('HSET', META, 'revision', text(revision), 'base', text(base), 'bytes', text(bytes))
+    call('HSET', META, 'revision', text(revision), 'base', text(base), 'bytes', text(bytes), 'clock', text(now))
     call('PUBLISH', LOG, text(revision))
     written = revision
   end
@@ -83,6 +85,27 @@ local function end_session(id, cause)
       end
     end
   until #owned < 500
+end
+
+-- Tells whether a session may be used. One of before a fail-over ends here.
+local function alive(id)
+  local due = call('ZSCORE', SESSION, id)
+  if due and string.find(due, '.', 1, true) then
+    end_session(id, 'e')
+    return false
+  end
+  return due
+end
+
+-- `clock` is the server's time when it was last written down, at the latest with the last renewal. If the server's
+-- clock was set back since, a session has left what it had left then: not more, and never less than its lease.
+local clock = tonumber(meta[5] or 0)
+if now < clock then
+  local due = call('ZRANGE', SESSION, 0, -1, 'WITHSCORES')
+  for place = 1, #due, 2 do
+    call('ZADD', SESSION, string.format('%.1f', due[place + 1] - (clock - now)), due[place])
+  end
+  call('HSET', META, 'clock', text(now))
 end
 
 for _, id in ipairs(call('ZRANGEBYSCORE', SESSION, '-inf', now)) do
