@@ -32,7 +32,7 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
+use tokio_util::codec::{Decoder, FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use crate::Address;
 use crate::connection::Task;
@@ -276,12 +276,18 @@ pub async fn dial(operation: &'static str, place: &Place) -> Result<Dialled> {
     };
     let (read, write) = parts.io.into_inner().into_split();
     let mut frames = FramedRead::new(read, codec());
-    *frames.read_buffer_mut() = BytesMut::from(&parts.read_buf[..]);
-    let greeting = match frames.next().await {
-        Some(Ok(frame)) => decode(&frame).map_err(|error| stranger(operation, &address, error))?,
-        Some(Err(error)) => return Err(broken(&error)),
-        None => return Err(broken(&"it was closed")),
+    let mut early = BytesMut::from(&parts.read_buf[..]);
+    // What came together with the 101 is asked for here: a reader looks into its buffer only after it has read more.
+    let first = codec().decode(&mut early).map_err(|error| broken(&error))?;
+    *frames.read_buffer_mut() = early;
+    let first = match first {
+        Some(frame) => frame,
+        None => match frames.next().await {
+            Some(frame) => frame.map_err(|error| broken(&error))?,
+            None => return Err(broken(&"it was closed")),
+        },
     };
+    let greeting = decode(&first).map_err(|error| stranger(operation, &address, error))?;
     Ok(Dialled { greeting, frames, sink: FramedWrite::new(write, codec()) })
 }
 
