@@ -162,7 +162,8 @@ pub struct Failure {
 }
 
 /// What the context of errors is called. `Error` keeps names that live as long as the program.
-const CONTEXT: &[&str] = &["key", "session", "server", "servers", "namespace", "database", "node", "file", "url"];
+const CONTEXT: &[&str] =
+    &["key", "session", "server", "servers", "namespace", "database", "node", "file", "url"];
 
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
@@ -181,7 +182,8 @@ impl From<&Error> for Failure {
 impl Failure {
     /// Makes the error that it was there, as one of `operation`.
     pub fn into_error(self, operation: &'static str) -> Error {
-        let kind: Result<_, serde::de::value::Error> = Kind::deserialize(self.kind.as_str().into_deserializer());
+        let kind: Result<_, serde::de::value::Error> =
+            Kind::deserialize(self.kind.as_str().into_deserializer());
         let mut error = Error::new(kind.unwrap_or(Kind::Internal), operation, self.message);
         for (name, value) in self.context {
             if let Some(name) = CONTEXT.iter().find(|known| **known == name) {

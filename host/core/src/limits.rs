@@ -246,6 +246,7 @@ const _: () = assert!(BEHAVIOUR_PREFIX_BYTES_MAX < BEHAVIOUR_KEY_BYTES_MAX);
 const _: () = assert!(BEHAVIOUR_VALUE_BYTES_MAX * 2 < VALUE_BYTES_MAX);
 const _: () = assert!(BEHAVIOUR_ANSWER_BYTES_MAX < GUEST_HOSTCALL_FUEL);
 const _: () = assert!(WAIST_CONNECTIONS_MAX < CONNECTIONS_MAX);
-const _: () = assert!(PAGE_BYTES_MAX + PAGE_RECORDS_MAX as usize * (KEY_BYTES_MAX + 1024) < WAIST_BYTES_MAX / 4);
+const _: () =
+    assert!(PAGE_BYTES_MAX + PAGE_RECORDS_MAX as usize * (KEY_BYTES_MAX + 1024) < WAIST_BYTES_MAX / 4);
 // Below the scope of the longest name, two names still fit a key, however all three are escaped.
 const _: () = assert!((SCOPE_BYTES_MAX + NAME_BYTES_MAX * 2) * 3 + 64 < KEY_BYTES_MAX);

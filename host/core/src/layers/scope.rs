@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::{
-    Capability, Change, Committed, Delta, Driver, Error, Guard, Key, Kind, Lease, Page, Record,
-    Result, Revision, Session, SessionId, Txn, Watch, Write, limits,
+    Capability, Change, Committed, Delta, Driver, Error, Guard, Key, Kind, Lease, Page, Record, Result,
+    Revision, Session, SessionId, Txn, Watch, Write, limits,
 };
 
 /// Shows what lies below a prefix as if there were nothing else. Keys are as much shorter as the prefix is long.
@@ -41,7 +41,8 @@ impl Scope {
         let (length, most) = (prefix.as_bytes().len() as u32, capability.key_bytes_max);
         let session = SessionId(0).key().as_bytes().len() as u32;
         if length + session > most {
-            let message = format!("{} allows keys of {most} bytes; {length} go before each", capability.backend);
+            let message =
+                format!("{} allows keys of {most} bytes; {length} go before each", capability.backend);
             return Err(Error::new(Kind::TooLarge, "scope", message).advise("Choose a shorter namespace"));
         }
         capability.key_bytes_max = most - length;

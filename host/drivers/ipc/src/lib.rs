@@ -46,11 +46,7 @@ impl Ipc {
     /// `Timeout` or `Denied` where that host cannot be reached or lets us not in, `NotFound` where it has no such
     /// backend, and `Unsupported` on a host of a version that does not share its own. Later a lost connection is made
     /// anew by the next call.
-    pub async fn connect(
-        location: &Location,
-        clock: Arc<dyn Clock>,
-        chance: Arc<dyn Chance>,
-    ) -> Result<Ipc> {
+    pub async fn connect(location: &Location, clock: Arc<dyn Clock>, chance: Arc<dyn Chance>) -> Result<Ipc> {
         let store = Store::connect(Settings::read(location)?, clock, chance).await?;
         Ok(Ipc(Arc::new(store)))
     }
@@ -124,7 +120,8 @@ impl Driver for Ipc {
 }
 
 fn unfit(operation: Operation, reply: &Reply) -> Error {
-    let error = Error::new(Kind::Internal, operation.name(), format!("an answer to another question: {reply:?}"));
+    let error =
+        Error::new(Kind::Internal, operation.name(), format!("an answer to another question: {reply:?}"));
     if operation.writes() { error.with_unknown_effect() } else { error }
 }
 

@@ -61,7 +61,8 @@ impl Store {
         let dialled = dialled?;
         let capability = Mutex::new(dialled.greeting.capability.clone());
         let line = Some(Arc::new(Line::start(dialled)));
-        let sessions = Connected { live: Mutex::new(Live { line, ..Live::default() }), ..Connected::default() };
+        let sessions =
+            Connected { live: Mutex::new(Live { line, ..Live::default() }), ..Connected::default() };
         let (seen, records) = (AtomicU64::new(0), Connected::default());
         Ok(Store { settings, clock, chance, capability, seen, sessions, records })
     }
@@ -172,8 +173,10 @@ impl Store {
             Ok(Reply::Page(page)) if page.revision.0 >= seen => Ok(line),
             Ok(_) => {
                 let socket = self.settings.place.socket.display();
-                let message = format!("the host at unix:{socket} has a backend that is older than what was seen of it");
-                let advice = "See whether the daemon was given another backend; restart what embeds this host if so";
+                let message =
+                    format!("the host at unix:{socket} has a backend that is older than what was seen of it");
+                let advice =
+                    "See whether the daemon was given another backend; restart what embeds this host if so";
                 Err(Error::new(Kind::Unavailable, operation, message).advise(advice))
             }
             Err(failure) => Err(failure.into_error(operation)),

@@ -45,9 +45,7 @@ impl IpcWatch {
     async fn step(&mut self) -> Result<Delta> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
-            stream => {
-                stream.insert(connect(&self.store, "next", &self.prefix, Revision::ZERO).await?)
-            }
+            stream => stream.insert(connect(&self.store, "next", &self.prefix, Revision::ZERO).await?),
         };
         loop {
             let Some(Ok(frame)) = stream.frames.next().await else {
@@ -135,4 +133,3 @@ impl fmt::Debug for IpcWatch {
             .finish_non_exhaustive()
     }
 }
-

@@ -1,6 +1,11 @@
 //! A daemon's backend does what every driver must do, in parts of its namespace, over memory and over Redis.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test: what it does not expect ends it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test: what it does not expect ends it"
+)]
 
 mod daemon;
 
@@ -32,7 +37,8 @@ impl OnDaemon {
         let server = Server::start(RedisOptions::durable()).await.ok_or_else(missing)?;
         let location = server.url("daemon").parse()?;
         let redis =
-            althing_driver_redis::Redis::connect(&location, Arc::new(SystemClock), Arc::new(OsChance)).await?;
+            althing_driver_redis::Redis::connect(&location, Arc::new(SystemClock), Arc::new(OsChance))
+                .await?;
         let daemon = Mutex::new(Daemon::start(Arc::new(redis)).await);
         Ok(OnDaemon { daemon, redis: Some(Mutex::new(server)) })
     }

@@ -16,6 +16,11 @@ pub(crate) struct History {
 }
 
 impl History {
+    /// Makes the history of a store that begins at `floor`.
+    pub(crate) fn beginning(floor: Revision) -> Self {
+        History { floor, ..History::default() }
+    }
+
     /// Returns the revision after which nothing is missing.
     pub(crate) fn floor(&self) -> Revision {
         self.floor

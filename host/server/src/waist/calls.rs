@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use althing_client::waist::{Answer, Call, Failure, Reply, Request};
 use althing_core::{Error, Kind, Result, Session, SessionId, limits};
+use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
@@ -15,6 +16,8 @@ use super::{Connection, Frames, Next};
 const UNIT_BYTES: usize = 1024;
 /// The longest pause between two tries to close a session of a peer that is gone.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long a host that ends looks whether a peer has died just before: it may not have been told yet.
+const LAST_LOOK: Duration = Duration::from_millis(50);
 
 /// What a connection may have under way.
 struct Bounds {
@@ -39,6 +42,11 @@ impl Bounds {
         let bytes = self.bytes.clone().acquire_many_owned(units).await.ok()?;
         Some(Room([call, bytes]))
     }
+}
+
+/// Tells whether the peer has died, and not only the host ends.
+async fn has_left(frames: &mut Frames) -> bool {
+    matches!(timeout(LAST_LOOK, frames.next()).await, Ok(None | Some(Err(_))))
 }
 
 /// Returns how large an answer may be.
@@ -76,7 +84,7 @@ impl Connection {
             next = self.next(&mut frames).await;
         };
         calls.close();
-        if !is_gone {
+        if !is_gone && !has_left(&mut frames).await {
             // Its peer lives, and comes back to whoever follows us: its sessions are left to their leases.
             calls.wait().await;
             self.waist.unbind_all(self.number);

@@ -82,7 +82,9 @@ fn parts<T>(items: Vec<T>, bytes: impl Fn(&T) -> usize) -> impl Iterator<Item = 
             return None;
         }
         let (mut part, mut size) = (Vec::new(), 0);
-        while let Some(item) = items.next_if(|item| part.is_empty() || size + bytes(item) <= limits::PAGE_BYTES_MAX) {
+        while let Some(item) =
+            items.next_if(|item| part.is_empty() || size + bytes(item) <= limits::PAGE_BYTES_MAX)
+        {
             size += bytes(&item);
             part.push(item);
         }
@@ -97,7 +99,8 @@ mod tests {
 
     #[track_caller]
     fn check(sizes: &[usize], expected: &[(usize, bool)]) {
-        let cut: Vec<_> = parts(sizes.to_vec(), |size| *size).map(|(part, more)| (part.len(), more)).collect();
+        let cut: Vec<_> =
+            parts(sizes.to_vec(), |size| *size).map(|(part, more)| (part.len(), more)).collect();
         assert_eq!(cut, expected);
     }
 

@@ -58,6 +58,16 @@ impl Daemon {
         connect(&self.url(namespace)).await.unwrap()
     }
 
+    /// Gives it another backend, for when it comes back.
+    pub(crate) fn replace(&mut self, backend: Arc<dyn Driver>) {
+        self.backend = backend;
+    }
+
+    /// Returns its own host.
+    pub(crate) fn runtime(&self) -> Runtime {
+        self.runs.as_ref().unwrap().runtime.clone()
+    }
+
     /// Starts it, as after `end` or `die`.
     pub(crate) async fn begin(&mut self) {
         let (backend, engine) = (self.backend.clone(), self.engine.clone());
