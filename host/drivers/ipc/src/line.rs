@@ -33,7 +33,9 @@ type Outcome = Result<Reply, Failure>;
 
 /// Who waits for an answer; `None` once the connection is gone.
 #[derive(Clone, Debug)]
-struct Waiting(Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Outcome>>>>>);
+struct Waiting(Arc<Mutex<Option<Senders>>>);
+
+type Senders = HashMap<u64, oneshot::Sender<Outcome>>;
 
 /// The connection is gone.
 #[derive(Debug)]
@@ -86,7 +88,7 @@ impl Drop for Line {
 }
 
 impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Outcome>>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Senders>> {
         // Nothing under the lock can panic; a poisoned one would still guard a whole state.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -117,8 +119,10 @@ async fn read(mut frames: Frames, waiting: Waiting) {
         match decode::<Answer>(&frame) {
             Ok(Answer { id, result }) => {
                 let sender = waiting.lock().as_mut().and_then(|waiting| waiting.remove(&id));
-                // Who waits no longer does not hear it.
-                drop(sender.map(|sender| sender.send(result)));
+                if let Some(sender) = sender {
+                    // Who waits no longer does not hear it.
+                    drop(sender.send(result));
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "the host says what no host says; the connection to it is ended");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use althing_client::waist::{Call, Dialled, Greeting, Place, Request, dial, encode};
 use althing_core::info::ErrorInfo;
-use althing_core::{Driver, Effect, Error, Kind, Result, limits};
+use althing_core::{Driver, Effect, Error, Kind, limits};
 use althing_driver_ipc::Ipc;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
@@ -147,8 +147,8 @@ pub(crate) async fn says_who_is_not_there_and_what_to_do() {
         .await;
 
     // What a daemon says that knows no such route.
-    let unknown: Result<()> = Err(Error::new(Kind::NotFound, "find route", "there is no /v1/waist"));
-    let body = encode_json(&ErrorInfo::from(&unknown.unwrap_err()));
+    let unknown = Error::new(Kind::NotFound, "find route", "there is no /v1/waist");
+    let body = encode_json(&ErrorInfo::from(&unknown));
     let head = |status: &str| format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", body.len());
     answer_once(&socket("old"), format!("{}{body}", head("404 Not Found")));
     check_refused(&url("old"), Kind::Unsupported, &["does not let others use its backend", "update it"])
