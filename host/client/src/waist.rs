@@ -180,11 +180,16 @@ impl From<&Error> for Failure {
 }
 
 impl Failure {
-    /// Makes the error that it was there, as one of `operation`.
+    /// Makes the error that it was there, as one of `operation`. That the host ends is an outage to others.
     pub fn into_error(self, operation: &'static str) -> Error {
         let kind: Result<_, serde::de::value::Error> =
             Kind::deserialize(self.kind.as_str().into_deserializer());
-        let mut error = Error::new(kind.unwrap_or(Kind::Internal), operation, self.message);
+        let kind = match kind {
+            Ok(Kind::Closed) => Kind::Unavailable,
+            Ok(kind) => kind,
+            Err(_) => Kind::Internal,
+        };
+        let mut error = Error::new(kind, operation, self.message);
         for (name, value) in self.context {
             if let Some(name) = CONTEXT.iter().find(|known| **known == name) {
                 error = error.with(name, value);
@@ -420,9 +425,11 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_that_is_not_known_here_is_an_internal_one() {
+    fn a_kind_that_is_not_known_here_is_an_internal_one_and_the_end_of_a_host_an_outage() {
         let mut failure = Failure::from(&Error::new(Kind::Busy, "get", "later"));
         assert_eq!(failure.clone().into_error("get").kind(), Kind::Busy);
+        failure.kind = "closed".into();
+        assert_eq!(failure.clone().into_error("get").kind(), Kind::Unavailable);
         failure.kind = "weather".into();
         assert_eq!(failure.into_error("get").kind(), Kind::Internal);
     }
