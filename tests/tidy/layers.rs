@@ -9,6 +9,8 @@ use crate::tree::{Package, Source, Tree, packages};
 const LAYERS: &[(&str, &[&str])] = &[
     ("althing-core", &[]),
     ("althing-tls", &["althing-core"]),
+    // Its backend is a host: it speaks to one as any client does.
+    ("althing-driver-ipc", &["althing-core", "althing-client"]),
     ("althing-driver-*", &["althing-core", "althing-tls"]),
     ("althing-engine", &["althing-core"]),
     ("althing-runtime", &["althing-core", "althing-engine"]),
@@ -44,6 +46,7 @@ const OUTSIDERS: &[(&str, &[&str], &str)] = &[
         &["host/drivers/mysql", "tests/*", "xtask"],
         "a backend's client is known to its driver only",
     ),
+    ("rmp-serde", &["host/client"], "what is spoken over the socket is written and read in one place"),
     ("tonic*", &["host/drivers/etcd"], "a backend's client is known to its driver only"),
     ("prost", &["host/drivers/etcd"], "a backend's client is known to its driver only"),
     ("redb", &["host/drivers/embedded"], "a backend's client is known to its driver only"),

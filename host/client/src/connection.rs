@@ -52,6 +52,12 @@ struct Dialled {
 #[derive(Debug)]
 pub(crate) struct Task(AbortHandle);
 
+impl Task {
+    pub(crate) fn new(task: AbortHandle) -> Self {
+        Task(task)
+    }
+}
+
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();

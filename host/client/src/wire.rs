@@ -106,6 +106,16 @@ pub struct CallQuery {
     pub timeout_ms: Option<u64>,
 }
 
+/// Which part of a backend the waist is spoken to, as a query.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct WaistQuery {
+    /// The part of the host's namespace that bears this name; the host's own namespace where it is left out.
+    #[serde(default)]
+    pub namespace: Option<String>,
+}
+
 /// What stays as it is in a name that takes a place in a path.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
 

@@ -47,6 +47,16 @@ impl Key {
         &self.0
     }
 
+    /// Makes the key whose bytes are these and then those of `rest`.
+    pub fn followed_by(&self, rest: &Key) -> Self {
+        Key([self.as_bytes(), rest.as_bytes()].concat().into())
+    }
+
+    /// Returns what follows `prefix` in this key, or `None` where it does not begin with it.
+    pub fn after(&self, prefix: &Key) -> Option<Self> {
+        self.starts_with(prefix).then(|| Key(self.0.slice(prefix.0.len()..)))
+    }
+
     /// Tells whether this key begins with `prefix`.
     pub fn starts_with(&self, prefix: &Key) -> bool {
         self.0.starts_with(&prefix.0)

@@ -149,6 +149,11 @@ impl Runtime {
         self.0.driver.capability()
     }
 
+    /// Returns the backend below this host, with the layers that retry and bound. What is written there is not checked.
+    pub fn driver(&self) -> Arc<dyn Driver> {
+        self.0.driver.clone()
+    }
+
     /// Returns who and how this host is.
     pub fn host(&self) -> HostInfo {
         let state = self.0.anchor.state();

@@ -9,6 +9,7 @@ mod openapi;
 mod routes;
 mod stream;
 mod token;
+mod waist;
 
 use std::fmt;
 use std::future::Future;
@@ -25,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::connections::Surface;
 use crate::listen::{TcpDoor, UnixDoor};
+use crate::waist::Waist;
 
 /// Where a host answers.
 #[derive(Clone)]
@@ -82,6 +84,7 @@ impl Server {
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS_MAX)),
             open: TaskTracker::new(),
             ending,
+            waist: Waist::default(),
         };
         Ok(Server { unix, tcp, surface, addresses, token_file: config.token_file })
     }

@@ -127,6 +127,17 @@ impl Operation<'_> {
         self.with_session = true;
     }
 
+    /// Reads a header that must be there.
+    pub(crate) fn reads_header(&mut self, name: &str, about: &str) {
+        self.parameters.push(json!({
+            "name": name,
+            "in": "header",
+            "required": true,
+            "description": about,
+            "schema": { "type": "string" },
+        }));
+    }
+
     /// Answers JSON.
     pub(crate) fn answers_json<T: JsonSchema>(&mut self, status: u16) {
         let schema = self.schemas.told.subschema_for::<T>();

@@ -30,6 +30,11 @@ struct Open {
 }
 
 impl Store {
+    /// Makes an empty store whose first commit is the one after `revision`.
+    pub(crate) fn beginning(revision: Revision) -> Self {
+        Store { revision, history: History::since(revision), ..Store::default() }
+    }
+
     pub(crate) fn revision(&self) -> Revision {
         self.revision
     }

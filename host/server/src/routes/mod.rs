@@ -5,6 +5,7 @@ mod groups;
 mod host;
 mod policies;
 mod sessions;
+mod waist;
 
 use std::fmt;
 
@@ -137,6 +138,7 @@ fn table() -> Vec<Route> {
         route(M::GET, "/policies", policies::list, "List the policies that were pushed"),
         route(M::POST, "/policies", policies::push, "Upload a packed bundle; a job says how far it has come"),
         route(M::GET, "/policies/{policy}", policies::show, "Show a policy and its versions"),
+        route(M::POST, "/waist", waist::open, "Share the backend of this host; a stream of bytes follows"),
         route(M::GET, "/jobs/{job}", policies::job, "Show how far an upload has come"),
     ]
 }
