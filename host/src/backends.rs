@@ -4,9 +4,13 @@ use std::sync::Arc;
 
 use althing_core::location::nearest;
 use althing_core::{Capability, Chance, Clock, Driver, Error, Kind, Location, OsChance, Result, SystemClock};
+use althing_driver_embedded::Embedded;
 use althing_driver_etcd::Etcd;
+use althing_driver_file::Directory;
+use althing_driver_ipc::Ipc;
 use althing_driver_memcached::Memcached;
 use althing_driver_memory::Memory;
+use althing_driver_mysql::Mysql;
 use althing_driver_postgresql::Postgresql;
 use althing_driver_redis::Redis;
 use althing_driver_zookeeper::ZooKeeper;
@@ -47,9 +51,69 @@ pub const BACKENDS: &[Backend] = &[
         },
     },
     Backend {
+        schemes: &["embedded"],
+        about: "one file of this process, without any server; L1",
+        example: "embedded:///var/lib/althing/store.redb?namespace=prod",
+        capability: Some(althing_driver_embedded::capability),
+        schema: None,
+        connect: |location, clock, chance| {
+            Box::pin(async move {
+                Ok(Arc::new(Embedded::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
+            })
+        },
+    },
+    Backend {
+        schemes: &["file"],
+        about: "a directory that processes of this machine share; L1",
+        example: "file:///var/lib/althing/shared?namespace=prod",
+        capability: Some(althing_driver_file::capability),
+        schema: None,
+        connect: |location, clock, chance| {
+            Box::pin(async move {
+                Ok(Arc::new(Directory::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
+            })
+        },
+    },
+    Backend {
+        schemes: &["ipc"],
+        about: "the backend of this machine's daemon, through its socket, with the guarantees of that",
+        example: "ipc:?namespace=prod",
+        capability: None,
+        schema: None,
+        connect: |location, clock, chance| {
+            Box::pin(
+                async move { Ok(Arc::new(Ipc::connect(&location, clock, chance).await?) as Arc<dyn Driver>) },
+            )
+        },
+    },
+    Backend {
         schemes: &["redis", "rediss"],
         about: "one Redis server; L1 if it writes every commit to disk, else L0",
         example: "redis://127.0.0.1:6379/0?namespace=prod",
+        capability: None,
+        schema: None,
+        connect: |location, clock, chance| {
+            Box::pin(async move {
+                Ok(Arc::new(Redis::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
+            })
+        },
+    },
+    Backend {
+        schemes: &["redis+unix"],
+        about: "one Redis server by its Unix socket; as above",
+        example: "redis+unix:///run/redis.sock?db=0&namespace=prod",
+        capability: None,
+        schema: None,
+        connect: |location, clock, chance| {
+            Box::pin(async move {
+                Ok(Arc::new(Redis::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
+            })
+        },
+    },
+    Backend {
+        schemes: &["redis+sentinel", "rediss+sentinel"],
+        about: "a Redis that sentinels watch over: L0, and every fail-over is told",
+        example: "redis+sentinel://s1,s2,s3/main/0?namespace=prod",
         capability: None,
         schema: None,
         connect: |location, clock, chance| {
@@ -79,6 +143,18 @@ pub const BACKENDS: &[Backend] = &[
         connect: |location, clock, chance| {
             Box::pin(async move {
                 Ok(Arc::new(Postgresql::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
+            })
+        },
+    },
+    Backend {
+        schemes: &["mysql", "mariadb"],
+        about: "one MySQL or MariaDB server; L1 if it writes to disk what it acknowledges, else L0",
+        example: "mysql://user:password@127.0.0.1/database?namespace=prod",
+        capability: None,
+        schema: Some(althing_driver_mysql::schema),
+        connect: |location, clock, chance| {
+            Box::pin(async move {
+                Ok(Arc::new(Mysql::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
             })
         },
     },
@@ -146,7 +222,7 @@ mod tests {
         check_refused("redsi://127.0.0.1", "Did you mean redis:?").await;
         check_refused(
             "zanzibar://127.0.0.1",
-            "Backends of this build: memory zake redis rediss memcached postgresql",
+            "Backends of this build: memory zake embedded file ipc redis rediss",
         )
         .await;
         check_refused("memory:?colour=red", "unknown option \"colour\"").await;

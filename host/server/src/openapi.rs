@@ -114,25 +114,17 @@ impl Operation<'_> {
         }
     }
 
-    /// Reads a header that may be left out.
-    pub(crate) fn reads_header(&mut self, name: &str, about: &str) {
-        let schema = json!({ "type": "string" });
-        self.parameters.push(
-            json!({ "name": name, "in": "header", "required": false, "description": about, "schema": schema }),
-        );
-    }
-
     /// Reads the header that shows a session.
     pub(crate) fn reads_session(&mut self) {
         self.with_session = true;
     }
 
-    /// Reads a header that must be there.
-    pub(crate) fn reads_header(&mut self, name: &str, about: &str) {
+    /// Reads a header, which must be there or may be left out.
+    pub(crate) fn reads_header(&mut self, name: &str, required: bool, about: &str) {
         self.parameters.push(json!({
             "name": name,
             "in": "header",
-            "required": true,
+            "required": required,
             "description": about,
             "schema": { "type": "string" },
         }));

@@ -62,7 +62,7 @@ impl FromRequestParts<State> for On {
 
 impl Reads for On {
     fn tell(operation: &mut Operation<'_>) {
-        operation.reads_header(BACKEND_HEADER, "The backend it is for, by its name on this host.");
+        operation.reads_header(BACKEND_HEADER, false, "The backend it is for, by its name on this host.");
     }
 }
 

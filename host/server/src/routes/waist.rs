@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use althing_client::waist::PROTOCOL;
-use althing_client::wire::{BACKEND_HEADER, WaistQuery};
+use althing_client::wire::WaistQuery;
 use althing_core::layers::Scope;
 use althing_core::{Driver, Error, Kind, Principal, Result};
 use axum::Extension;
@@ -14,25 +14,27 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::OnUpgrade;
 
-use super::{By, State};
+use super::{By, On, State};
 use crate::answer::{Answer, Asked, Failure};
 use crate::openapi::{Answers, Operation, Reads};
 use crate::waist::{Party, Seat};
 
 pub(super) async fn open(
     Shared(state): Shared<State>,
+    On(runtime): On,
     Extension(by): By,
     Asked(query): Asked<WaistQuery>,
     upgrade: Upgrade,
 ) -> Answer<Switched> {
     admit(&by, rustix::process::geteuid().as_raw())?;
-    let whole = state.runtime.driver();
+    let whole = runtime.driver();
     let driver: Arc<dyn Driver> = match &query.namespace {
         Some(name) => Arc::new(Scope::new(whole, name)?),
         None => whole,
     };
     let place = query.namespace.map_or("the host's own namespace".into(), |name| format!("namespace {name}"));
-    let party = Party { driver, ending: state.ending, who: format!("{by}, {place}") };
+    let who = format!("{by}, backend {}, {place}", runtime.backend());
+    let party = Party { driver, ending: state.ending, who };
     upgrade.seat.take(upgrade.coming, party)?;
     Ok(Switched)
 }
@@ -58,10 +60,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Answer<Self> {
         let invalid = |message: String| Failure(Error::new(Kind::Invalid, "read request", message));
-        if let Some(name) = parts.headers.get(BACKEND_HEADER) {
-            let message = format!("no backend is called {name:?}: this host has one, without a name");
-            return Err(Failure(Error::new(Kind::NotFound, "find backend", message)));
-        }
         let asked = parts.headers.get(UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if !asked.eq_ignore_ascii_case(PROTOCOL) {
             let message = format!("{asked:?} is not spoken here, but {PROTOCOL}");
@@ -79,6 +77,7 @@ impl Reads for Upgrade {
     fn tell(operation: &mut Operation<'_>) {
         operation.reads_header(
             "upgrade",
+            true,
             "The protocol, althing-waist/1, with which the connection goes on. Only on the Unix socket, and only for \
              root and the user of the host.",
         );

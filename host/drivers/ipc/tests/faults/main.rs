@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use althing_core::layers::{Around, Call, Operation, Try};
 use althing_core::{
-    Cause, Change, Clock, Delta, Driver, Effect, Error, Key, Kind, OsChance, Principal, Result, Revision,
-    SessionId, SystemClock, Txn, Watch, limits,
+    Cause, Change, Clock, Delta, Driver, Effect, Error, Key, Kind, OsChance, Principal, Requirement, Result,
+    Revision, SessionId, SystemClock, Txn, Watch, limits,
 };
 use althing_driver_ipc::Ipc;
 use althing_driver_memory::Memory;
@@ -264,7 +264,7 @@ async fn embedded(daemon: &Daemon, namespace: &str) -> Runtime {
 }
 
 async fn create(host: &Runtime, group: &str) {
-    host.create_group(&Principal::Embedder, group).await.unwrap();
+    host.create_group(&Principal::Embedder, group, &Requirement::NONE).await.unwrap();
 }
 
 async fn sees(host: &Runtime, group: &str) {
