@@ -127,10 +127,19 @@ mod examples {
     }
 
     #[test]
-    fn finds_what_is_left_undone_even_in_tests() {
-        let text =
-            "fn f() {\n todo!()\n}\n#[test]\n#[ignore]\nfn t() {}\n#[test]\n#[should_panic]\nfn u() {}";
-        crate::expect_at(forbidden(&Source::new("a.rs", text)), &["a.rs:2", "a.rs:5", "a.rs:8"]);
+    fn finds_all_that_is_said_nowhere_even_in_tests() {
+        let said: Vec<_> = NOWHERE.iter().map(|(says, _)| says.trim_matches(['#', '[', '!', ' '])).collect();
+        assert_eq!(said, ["todo", "unimplemented", "dbg", "ignore", "should_panic"]);
+        for (says, _) in NOWHERE {
+            let said = match says.starts_with('#') {
+                true => format!("{says}]\nfn t() {{}}"),
+                false => format!("fn t() {{ {says}() }}"),
+            };
+            for marked in ["", "#[test]"] {
+                let source = Source::new("a.rs", &format!("{marked}\n{said}"));
+                crate::expect_at(forbidden(&source), &["a.rs:2"]);
+            }
+        }
     }
 
     #[test]

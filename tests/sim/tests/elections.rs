@@ -2,10 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use althing_core::info::{Event, SessionAsk, SessionEvent, StoodDown};
+use std::time::Duration;
+
+use althing_core::info::{Event, Outcome, SessionAsk, SessionEvent, StoodDown};
+use althing_core::layers::{Fault, Operation};
 use althing_core::{Kind, Principal};
 use althing_runtime::Runtime;
-use althing_sim::{Fleet, Stage, Witness, eventually, led_by, next_event, next_told, shipped, told_elected};
+use althing_sim::{
+    Fleet, Stage, Witness, eventually, led_by, next_event, next_told, quick, shipped, told_elected,
+};
 use althing_test_servers::Backend;
 
 althing_sim::suite! {
@@ -14,6 +19,8 @@ althing_sim::suite! {
         a_weighted_rule_moves_the_leadership_to_another_host_and_back,
         a_remote_leader_is_asked_to_stop_and_the_move_waits_for_its_word,
         a_leader_that_stands_down_is_passed_over_while_there_are_others,
+        a_member_that_was_passed_over_is_asked_for_again_when_its_back_off_ends,
+        a_member_whose_join_is_not_done_is_waited_for_and_not_passed_over,
         nobody_leads_below_the_quorum_and_somebody_does_above_it,
         no_decision_after_a_swap_is_made_by_the_retired_digest,
     ],
@@ -21,6 +28,17 @@ althing_sim::suite! {
 
 fn runtimes(fleet: &Fleet) -> Vec<Runtime> {
     fleet.hosts.iter().map(|host| host.runtime.clone()).collect()
+}
+
+/// Waits until every host sees that every host runs the first rule.
+async fn followed(fleet: &Fleet) {
+    for host in &fleet.hosts {
+        let followed = || {
+            let hosts = host.runtime.group("web").unwrap().hosts;
+            hosts.len() == fleet.hosts.len() && hosts.iter().all(|host| host.epoch == 1 && !host.behind)
+        };
+        eventually("every host has followed", followed).await;
+    }
 }
 
 async fn the_oldest_leads_and_the_next_follows_when_its_session_ends(stage: Stage) {
@@ -57,14 +75,7 @@ async fn a_weighted_rule_moves_the_leadership_to_another_host_and_back(stage: St
     let info = fleet.hosts[1].activate("web", "elect-weighted").await;
     assert_eq!((info.epoch, info.binding.unwrap().policy.as_str()), (1, "elect-weighted"));
     led_by(&fleet.hosts[0].runtime, "web", "m2").await;
-    for host in &fleet.hosts {
-        let runtime = &host.runtime;
-        let followed = || {
-            let hosts = runtime.group("web").unwrap().hosts;
-            hosts.len() == 3 && hosts.iter().all(|host| host.epoch == 1 && !host.behind)
-        };
-        eventually("every host has followed", followed).await;
-    }
+    followed(&fleet).await;
     clients[2].end().await;
     led_by(&fleet.hosts[0].runtime, "web", "m1").await;
     let info = fleet.hosts[0].runtime.rollback(&Principal::Embedder, "web").await.unwrap();
@@ -108,6 +119,44 @@ async fn a_leader_that_stands_down_is_passed_over_while_there_are_others(stage: 
     led_by(&fleet.hosts[0].runtime, "web", "b").await;
     let none = fleet.hosts[0].runtime.stand_down(&Principal::Embedder, "absent").await.unwrap_err();
     assert_eq!(none.kind(), Kind::NotFound);
+}
+
+async fn a_member_that_was_passed_over_is_asked_for_again_when_its_back_off_ends(stage: Stage) {
+    let mut fleet = stage.fleet(0).await;
+    for seed in [1, 2] {
+        stage.add_host(&mut fleet, seed, |config| config.tuning = quick()).await;
+    }
+    fleet.create("web").await;
+    fleet.hosts[0].push(&shipped("elect-weighted")).await;
+    fleet.hosts[0].activate("web", "elect-weighted").await;
+    followed(&fleet).await;
+    let runtime = &fleet.hosts[1].runtime;
+    fleet.hosts[0].session().join("web", "heavy", 9).await;
+    led_by(runtime, "web", "heavy").await;
+    fleet.hosts[1].session().join("web", "light", 1).await;
+    let stood = runtime.stand_down(&Principal::Embedder, "web").await.unwrap();
+    assert_eq!(stood, StoodDown::Stopped);
+    led_by(runtime, "web", "light").await;
+    // Nothing changes in the group any more but that time passes.
+    led_by(runtime, "web", "heavy").await;
+}
+
+async fn a_member_whose_join_is_not_done_is_waited_for_and_not_passed_over(stage: Stage) {
+    let fleet = stage.fleet(1).await;
+    let host = &fleet.hosts[0];
+    fleet.create("web").await;
+    host.push(&shipped("elect-weighted")).await;
+    host.activate("web", "elect-weighted").await;
+    host.session().join("web", "light", 1).await;
+    led_by(&host.runtime, "web", "light").await;
+    // The watch shows the member before its own join has read it back.
+    host.faults.inject(Operation::Get, Fault::Delay(Duration::from_secs(1)));
+    host.session().join("web", "heavy", 9).await;
+    led_by(&host.runtime, "web", "heavy").await;
+    let outcomes: Vec<_> =
+        host.runtime.decisions("web", 16).unwrap().into_iter().map(|made| made.outcome).collect();
+    assert!(outcomes.contains(&Outcome::Waiting), "it was named while it joined: {outcomes:?}");
+    assert!(!outcomes.contains(&Outcome::Nominated), "nobody else is asked within one host: {outcomes:?}");
 }
 
 async fn nobody_leads_below_the_quorum_and_somebody_does_above_it(stage: Stage) {

@@ -58,15 +58,15 @@ async fn every_recorded_decision_of_a_rule_can_be_made_again_bit_for_bit(stage: 
     let clients: Vec<_> = (0..3).map(|_| host.session()).collect();
     for (index, client) in clients.iter().enumerate() {
         client.join("web", &format!("m{index}"), index as u32).await;
+        led_by(&host.runtime, "web", &format!("m{index}")).await;
     }
-    led_by(&host.runtime, "web", "m2").await;
     clients[2].end().await;
     led_by(&host.runtime, "web", "m1").await;
     let claims = || {
         let (_, decisions) = recorded(state.path());
         decisions.iter().filter(|decision| decision.outcome == Outcome::Claimed).count()
     };
-    eventually("the decisions are on disk", || claims() >= 3).await;
+    eventually("the decisions are on disk", || claims() >= 4).await;
     let engine = Engine::new(EngineConfig::default()).unwrap();
     let policy = engine.load(&Arc::new(shipped("elect-weighted"))).await.unwrap();
     let (views, decisions) = recorded(state.path());

@@ -219,7 +219,12 @@ impl Election {
         let here = |incarnation: &String| {
             group.members.values().any(|member| member.record.incarnation == *incarnation)
         };
+        let passed_before = self.passed.len();
         self.passed.retain(|incarnation, since| now < *since + backoff && here(incarnation));
+        if self.passed.len() < passed_before {
+            // Who is open again may be the one the rule prefers.
+            self.decided = None;
+        }
     }
 
     /// Fills a vacancy, or waits for whoever has the turn.
@@ -416,8 +421,11 @@ impl Election {
         }
     }
 
+    /// Looks again when the rule asked for it, or somebody is passed over no longer.
     pub(super) fn later(&self) -> Next {
-        self.revisit.map_or(Next::Woken, Next::At)
+        let open_again =
+            self.passed.values().min().map(|since| *since + self.host.config.tuning.passed_backoff);
+        self.revisit.into_iter().chain(open_again).min().map_or(Next::Woken, Next::At)
     }
 
     pub(super) fn soon(&self) -> Next {

@@ -90,7 +90,7 @@ impl Election {
                     Some(best) if best.record.incarnation == leader.incarnation => self.unchanged(decided),
                     Some(_) if seen.now < allowed => self.defer(decided, allowed),
                     Some(best) if self.is_not_ready(seen, &best) => {
-                        // Asked again when that host says how far it has come.
+                        // Asked again when its join is done, or that host says how far it has come.
                         self.decided = None;
                         self.host.record(decided, Outcome::Waiting, None);
                         self.later()
@@ -102,14 +102,14 @@ impl Election {
         }
     }
 
-    /// Tells whether a nomination would meet a host that has not loaded the bound rule, and could not accept.
+    /// Tells whether a member cannot be moved to yet: one of this host whose join is not done, or that is about to leave;
+    /// or one of a host that has not loaded the bound rule, and could not accept.
     fn is_not_ready(&self, seen: &Seen, nominee: &Member) -> bool {
-        !self.is_own(seen, nominee)
-            && self.host.mirror.is_behind(
-                &nominee.record.host,
-                crate::layout::Seat::Group(&self.name),
-                seen.record.bound.epoch,
-            )
+        if nominee.session == Some(seen.session) {
+            return !self.is_own(seen, nominee);
+        }
+        let seat = crate::layout::Seat::Group(&self.name);
+        self.host.mirror.is_behind(&nominee.record.host, seat, seen.record.bound.epoch)
     }
 
     fn unchanged(&self, decided: Decided) -> Next {
@@ -148,7 +148,7 @@ impl Election {
         decided: Decided,
     ) -> Next {
         let record = GroupRecord { moves: seen.record.moves + 1, ..seen.record.clone() };
-        if self.is_own(seen, nominee) {
+        if nominee.session == Some(seen.session) {
             self.stop(leader).await;
             let claim = self.claim(seen, nominee, record).await;
             return self.claimed(decided, claim);
