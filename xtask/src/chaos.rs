@@ -10,13 +10,18 @@ use crate::steps::{built, run};
 /// What to play.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// On this backend alone: memory, redis, memcached, postgresql, ensemble (three ZooKeepers), or zookeeper (one, then three)
+    /// On this backend alone: memory, embedded, file, ipc, redis, redis-sentinel, memcached, postgresql, mysql, etcd or
+    /// zookeeper (one, then three), etcd-3 or ensemble (three alone)
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
 
     /// Begin each scenario again until so many seconds have passed; once to its end if left out
     #[arg(long, value_name = "N")]
     seconds: Option<u64>,
+
+    /// The same in minutes
+    #[arg(long, value_name = "N", conflicts_with = "seconds")]
+    minutes: Option<u64>,
 
     /// Where everything comes from that is random
     #[arg(long, value_name = "S", default_value_t = 1)]
@@ -40,6 +45,7 @@ pub(crate) fn play(root: &Path, args: &Args) -> Result<()> {
     for (option, value) in [("--backend", &args.backend), ("--only", &args.only)] {
         chaos.args(value.iter().flat_map(|value| [option, value]));
     }
-    chaos.args(args.seconds.iter().flat_map(|seconds| ["--seconds".to_owned(), seconds.to_string()]));
+    let seconds = args.seconds.or(args.minutes.map(|minutes| minutes * 60));
+    chaos.args(seconds.iter().flat_map(|seconds| ["--seconds".to_owned(), seconds.to_string()]));
     run(&mut chaos)
 }

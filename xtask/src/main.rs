@@ -5,6 +5,7 @@
     reason = "these commands speak to the person who typed them"
 )]
 
+mod backends;
 mod behaviours;
 mod bench;
 mod chaos;
@@ -36,6 +37,8 @@ enum Verb {
     Bench(bench::Args),
     /// Let a crowd call the shipped semaphore and barrier while callers and a host are killed.
     Behaviours(behaviours::Args),
+    /// Print what each backend passes of the conformance suite and of the runtime's own tests.
+    Backends(backends::Args),
     /// Play faults on real processes and links, and check what everybody saw.
     Chaos(chaos::Args),
     /// Write the completions and the manual pages of `althing`.
@@ -51,6 +54,7 @@ impl Verb {
             Verb::Demo(args) => demo::show(root, &args),
             Verb::Bench(args) => bench::measure(root, &args),
             Verb::Behaviours(args) => behaviours::crowd(root, &args),
+            Verb::Backends(args) => backends::table(root, &args),
             Verb::Chaos(args) => chaos::play(root, &args),
             Verb::Docs(args) => docs::write(root, &args),
         }

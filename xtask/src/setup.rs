@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use althing_test_servers::Backend;
+use althing_test_servers::{Backend, Daemon};
 use anyhow::{Context, Result, bail};
 
 use crate::steps::{capture, cargo, in_path, run};
@@ -20,6 +20,7 @@ const ZOOKEEPER_ARCHIVE: &str = "/usr/share/java/zookeeper.jar";
 /// Its programs lie in a folder for each version, outside of `PATH`. Its package starts a server for the
 /// whole machine, which nobody here needs.
 const POSTGRESQL: &str = "postgresql";
+const POSTGRESQL_PROGRAM: &str = "postgres";
 const POSTGRESQL_FOLDER: &str = "/usr/lib/postgresql";
 /// Its program has another name than its package and is not in everybody's `PATH`. Its package starts a server for the
 /// whole machine too.
@@ -43,8 +44,11 @@ pub(crate) fn install_missing(root: &Path) -> Result<()> {
 /// Finds or installs a server. Fails if it is still missing.
 pub(crate) fn require_server(name: &str) -> Result<()> {
     let name = match name {
+        // Built by whoever asks.
+        Daemon::PROGRAM => return Ok(()),
         ETCD_PROGRAM => ETCD,
         MARIADB_PROGRAM => MARIADB,
+        POSTGRESQL_PROGRAM => POSTGRESQL,
         _ => name,
     };
     if server_file(name).is_none() && is_debian_root() {
@@ -123,7 +127,7 @@ fn postgresql_file() -> Option<PathBuf> {
     let mut files: Vec<_> = versions.map(|entry| entry.path().join("bin/postgres")).collect();
     files.retain(|file| file.is_file());
     files.sort();
-    files.pop().or_else(|| in_path("postgres"))
+    files.pop().or_else(|| in_path(POSTGRESQL_PROGRAM))
 }
 
 fn mariadb_file() -> Option<PathBuf> {

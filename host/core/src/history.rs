@@ -44,13 +44,14 @@ impl History {
         }
     }
 
-    /// Returns the changes below `prefix` after `seen`, in whole commits, and the revision they reach to.
+    /// Returns the changes below `prefix` after `seen` and up to `now`, in whole commits, and the revision they reach to.
     /// At most [`limits::DELTA_CHANGES_MAX`], unless one commit alone has more.
     pub fn after(&self, seen: Revision, prefix: &Key, now: Revision) -> (Vec<Change>, Revision) {
         let start = self.changes.partition_point(|change| change.revision() <= seen);
+        let end = self.changes.partition_point(|change| change.revision() <= now).max(start);
         let mut found: Vec<Change> = Vec::new();
         let mut whole = 0;
-        for change in self.changes.range(start..).filter(|change| change.key().starts_with(prefix)) {
+        for change in self.changes.range(start..end).filter(|change| change.key().starts_with(prefix)) {
             if found.last().is_some_and(|last| last.revision() < change.revision()) {
                 whole = found.len();
             }
@@ -114,8 +115,14 @@ mod tests {
 
     #[track_caller]
     fn check_delta(commits: &[usize], seen: u64, expected: (usize, u64)) {
-        let (history, now) = filled(commits);
-        let (changes, reached) = history.after(Revision(seen), &Key::default(), now);
+        let (_, now) = filled(commits);
+        check_delta_until(now.0, commits, seen, expected);
+    }
+
+    #[track_caller]
+    fn check_delta_until(now: u64, commits: &[usize], seen: u64, expected: (usize, u64)) {
+        let (history, _) = filled(commits);
+        let (changes, reached) = history.after(Revision(seen), &Key::default(), Revision(now));
         assert_eq!((changes.len(), reached.0), expected, "{commits:?} after {seen}");
     }
 
@@ -128,5 +135,11 @@ mod tests {
         check_delta(&[MOST - 1, 2], 0, (MOST - 1, 1));
         check_delta(&[MOST + 5, 1], 0, (MOST + 5, 1));
         check_delta(&[MOST + 5, 1], 1, (1, 2));
+    }
+
+    #[test]
+    fn what_comes_after_the_end_waits() {
+        check_delta_until(2, &[1, 2, 3], 1, (2, 2));
+        check_delta_until(1, &[1, 2, 3], 1, (0, 1));
     }
 }

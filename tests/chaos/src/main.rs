@@ -47,12 +47,15 @@ impl Args {
     }
 }
 
-/// Returns the backends that are meant by a name; an ensemble is a ZooKeeper too.
+/// Returns the backends that are meant by a name; what is meant by one ZooKeeper or etcd is three of them too.
 fn backends(name: &str) -> Result<Vec<Backend>> {
-    let is_meant = |backend: &Backend| {
-        backend.name() == name || (name == Backend::ZooKeeper.name() && *backend == Backend::Ensemble)
+    let one = |backend: &Backend| match backend {
+        Backend::Ensemble => Backend::ZooKeeper,
+        Backend::EtcdCluster => Backend::Etcd,
+        alone => *alone,
     };
-    let meant: Vec<_> = Backend::ALL.iter().copied().filter(is_meant).collect();
+    let is_meant = |backend: &&Backend| [backend.name(), one(backend).name()].contains(&name);
+    let meant: Vec<_> = Backend::ALL.iter().filter(is_meant).copied().collect();
     if meant.is_empty() {
         bail!("no backend is called {name:?}; usage: {USAGE}");
     }

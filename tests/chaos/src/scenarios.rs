@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use althing_core::{Clock, SystemClock};
 use althing_test_servers::Backend::{
-    self, Ensemble, Etcd, EtcdCluster, Memcached, Memory, Postgresql, Redis, ZooKeeper,
+    self, Embedded, Ensemble, Etcd, EtcdCluster, File, Ipc, Memory, Mysql, Postgresql, Redis, ZooKeeper,
 };
 use anyhow::Result;
 use futures::future::BoxFuture;
@@ -55,14 +55,26 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "processes",
         about: "the server, hosts and members are killed and started again, or stand still for three leases",
-        backends: &[Memory, Redis, Postgresql, Etcd, EtcdCluster, ZooKeeper, Ensemble],
+        backends: &[
+            Memory,
+            Embedded,
+            File,
+            Ipc,
+            Redis,
+            Postgresql,
+            Mysql,
+            Etcd,
+            EtcdCluster,
+            ZooKeeper,
+            Ensemble,
+        ],
         setting: SHORT,
         act: |plan, setting| Box::pin(on_stage(plan, setting, |stage| Box::pin(processes::round(stage)))),
     },
     Scenario {
         name: "links",
         about: "every link between members, hosts and servers suffers every fault",
-        backends: &[Memory, Redis, Memcached, Postgresql, Etcd, EtcdCluster, ZooKeeper, Ensemble],
+        backends: Backend::ALL,
         setting: Setting { routed: true, ..SHORT },
         act: |plan, setting| Box::pin(on_stage(plan, setting, |stage| Box::pin(links::round(stage)))),
     },

@@ -111,7 +111,7 @@ impl Stage {
             load: JoinSet::new(),
             folder,
         };
-        let hosts = if backend == Backend::Memory { 1 } else { 3 };
+        let hosts = if backend.is_within_a_host() { 1 } else { 3 };
         for place in 0..hosts {
             stage.add_host(programs, place, seed).await?;
         }

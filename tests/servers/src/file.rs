@@ -1,6 +1,6 @@
 //! A private directory: where temporary files are, or on a file system of its own that can be full, frozen or cut off.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -16,8 +16,13 @@ impl Folder {
     /// Makes an empty one where temporary files are.
     #[allow(clippy::new_without_default, reason = "it makes a directory, as the others start a server")]
     pub fn new() -> Folder {
-        let folder =
-            Folder { folder: TempDir::new().expect("a temporary directory can be made"), mounted: false };
+        Folder::new_in(&std::env::temp_dir())
+    }
+
+    /// Makes an empty one in another directory.
+    pub fn new_in(parent: &Path) -> Folder {
+        let folder = TempDir::new_in(parent).expect("a temporary directory can be made");
+        let folder = Folder { folder, mounted: false };
         std::fs::create_dir(folder.mount_point()).expect("a directory can be made");
         folder
     }

@@ -13,6 +13,7 @@
 
 mod backend;
 mod certificate;
+mod daemon;
 mod etcd;
 mod file;
 mod memcached;
@@ -27,6 +28,7 @@ mod wall;
 mod zookeeper;
 
 pub use backend::{Backend, Server, VOTERS};
+pub use daemon::Daemon;
 pub use etcd::{Etcd, EtcdMember, EtcdOptions};
 pub use file::Folder;
 pub use memcached::{Memcached, MemcachedOptions};
@@ -48,12 +50,13 @@ pub fn free_port() -> u16 {
 }
 
 /// Tells whether `program` can be started from `PATH`; for `zookeeper`, whether Java and its archive are there; for
-/// `postgres` and `mariadbd`, also from where Debian puts them.
+/// `postgres` and `mariadbd`, also from where Debian puts them; for `althing`, whether it was built beside this.
 pub fn available(program: &str) -> bool {
     match program {
         "zookeeper" => zookeeper::is_installed(),
         "postgres" => postgresql::is_installed(),
         "mariadbd" => mysql::is_installed(),
+        Daemon::PROGRAM => daemon::program().is_some(),
         _ => find(program).is_some(),
     }
 }
@@ -67,7 +70,7 @@ pub fn required() -> bool {
 /// is [`required`] and missing.
 pub fn ready_for(program: &str) -> bool {
     let found = available(program);
-    assert!(found || !required(), "{program} is not installed, and CI=true requires it");
+    assert!(found || !required(), "{program} is not there, and CI=true requires it");
     found
 }
 

@@ -137,6 +137,11 @@ impl Sentinel {
         self.texts(server, &["ROLE"])?.first().cloned()
     }
 
+    /// Returns how many servers there are.
+    pub fn servers(&self) -> usize {
+        self.servers.len()
+    }
+
     /// Returns the process id of a server.
     pub fn pid(&self, server: usize) -> u32 {
         self.servers[server].process.pid()

@@ -49,11 +49,7 @@ fn trials(backend: Backend, tests: &'static [Test]) -> Vec<Trial> {
         Backend::Memory | Backend::Redis | Backend::Memcached => {
             tests.iter().map(|test| trial(test.0, std::slice::from_ref(test))).collect()
         }
-        Backend::Postgresql
-        | Backend::Etcd
-        | Backend::EtcdCluster
-        | Backend::ZooKeeper
-        | Backend::Ensemble => vec![trial("all", tests)],
+        _ => vec![trial(&format!("all-of-{}", tests.len()), tests)],
     }
 }
 

@@ -87,7 +87,7 @@ async fn a_server_that_stands_still_longer_than_the_lease_ends_every_hold(stage:
     let clients = populate(&fleet).await;
     let witness = Witness::begin(&fleet.hosts[1].runtime, &runtimes(&fleet), "web");
     let mut told = clients[0].events();
-    stage.server.lock().await.pause();
+    stage.server.lock().await.pause().await;
     next_told(&mut told, |event| matches!(event, SessionEvent::Lost { .. }).then_some(())).await;
     stage.server.lock().await.resume();
     next_told(&mut told, |event| matches!(event, SessionEvent::Rejoined { .. }).then_some(())).await;

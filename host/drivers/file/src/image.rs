@@ -5,13 +5,12 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use althing_core::{
-    BootTime, Cause, Change, Committed, Delta, Guard, Key, Page, Record, Revision, SessionId, Stamp, Txn,
+    BootTime, Cause, Change, Committed, Delta, Guard, History, Key, Page, Record, Revision, SessionId, Stamp, Txn,
     Write, limits,
 };
 use bytes::Bytes;
 
 use crate::entry::{Alive, Entry};
-use crate::history::History;
 
 /// How many bytes of records one part of a snapshot holds, unless a record alone has more.
 const PART_BYTES: usize = 1 << 20;
@@ -57,7 +56,7 @@ pub(crate) enum Outcome {
 impl Image {
     /// Makes the state with which a file begins, before its parts.
     pub(crate) fn at(revision: Revision) -> Image {
-        Image { revision, history: History::from(revision), ..Image::default() }
+        Image { revision, history: History::since(revision), ..Image::default() }
     }
 
     pub(crate) fn revision(&self) -> Revision {

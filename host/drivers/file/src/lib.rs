@@ -42,7 +42,6 @@ mod disk;
 mod draft;
 mod entry;
 mod frame;
-mod history;
 mod hub;
 mod image;
 mod log;

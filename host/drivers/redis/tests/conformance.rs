@@ -73,7 +73,7 @@ impl Subject for OnSentinel {
 fn main() -> ExitCode {
     let by_port = |server: &Server| server.url("");
     let by_socket = |server: &Server| server.unix_url("");
-    let mut all = trials("redis-durable", move || OnRedis::start(RedisOptions::durable(), by_port));
+    let mut all = trials("redis", move || OnRedis::start(RedisOptions::durable(), by_port));
     all.extend(trials("redis-volatile", move || OnRedis::start(RedisOptions::default(), by_port)));
     all.extend(trials("redis-unix", move || OnRedis::start(RedisOptions::default(), by_socket)));
     all.extend(trials("redis-sentinel", || async {

@@ -11,10 +11,15 @@ pub(super) async fn round(stage: &mut Stage) -> Result<()> {
     kill_member(stage).await?;
     stop_member(stage).await?;
     stop_host(stage).await?;
-    if matches!(stage.server, Server::Memory) {
+    match stage.server {
+        // Nothing outlives the only host.
+        Server::Memory => return Ok(()),
+        Server::Embedded(_) => return restart_host(stage).await,
+        _ => kill_host(stage).await?,
+    }
+    if stage.server.pid().is_none() {
         return Ok(());
     }
-    kill_host(stage).await?;
     kill_server(stage).await?;
     stop_server(stage).await
 }
@@ -54,6 +59,15 @@ async fn kill_host(stage: &mut Stage) -> Result<()> {
     stage.hosts[host].kill().await;
     stage.leader_after(leader.term).await?;
     stage.hosts[host].start().await?;
+    stage.heal().await
+}
+
+async fn restart_host(stage: &mut Stage) -> Result<()> {
+    let (_, leader) = stage.leader().await?;
+    stage.fault(format!("kill -9 of {}, the only host, and its restart", stage.hosts[0].name));
+    stage.hosts[0].kill().await;
+    stage.hosts[0].start().await?;
+    stage.leader_after(leader.term).await?;
     stage.heal().await
 }
 
