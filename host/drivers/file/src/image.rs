@@ -5,8 +5,8 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use althing_core::{
-    BootTime, Cause, Change, Committed, Delta, Guard, History, Key, Page, Record, Revision, SessionId, Stamp, Txn,
-    Write, limits,
+    BootTime, Cause, Change, Committed, Delta, Guard, History, Key, Page, Record, Revision, SessionId, Stamp,
+    Txn, Write, limits,
 };
 use bytes::Bytes;
 
