@@ -122,10 +122,16 @@ const DOORS: &[Door] = &[
     Door { says: "eprintln !", files: PRINTERS, tests: true, advice: PRINT },
 ];
 
-/// What files a process can lock, sync and listen to is asked in the file driver, and for the state directory of a host.
-const KERNEL_FILES: &[&str] = &["host/drivers/file/src/disk.rs", "host/server/src/listen.rs"];
+/// What files a process can lock, sync and listen to is asked by the drivers that keep records in them, and for the state
+/// directory of a host.
+const KERNEL_FILES: &[&str] = &[
+    "host/drivers/file/src/disk.rs",
+    "host/drivers/embedded/src/disk.rs",
+    "host/drivers/embedded/src/wire.rs",
+    "host/server/src/listen.rs",
+];
 const KERNEL: &str =
-    "Only the file driver's disk.rs speaks to the kernel about files; add what is missing there";
+    "Only what keeps records in a file speaks to the kernel about files; add what is missing in its disk.rs";
 
 /// A build script speaks to cargo by printing, an example to whoever runs it.
 const PRINTERS: &[&str] = &["host/cli/*", "host/examples/*", "xtask/*", "*/build.rs"];

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod digest;
 pub mod driver;
 pub mod error;
+pub mod ground;
 pub mod history;
 pub mod info;
 pub mod key;
@@ -26,6 +27,7 @@ pub use clock::{BootTime, Chance, Clock, ManualClock, OsChance, SeededChance, Sy
 pub use digest::Digest;
 pub use driver::{Driver, Lease, Session, Watch};
 pub use error::{Effect, Error, Kind, Result};
+pub use ground::Ground;
 pub use history::History;
 pub use key::Key;
 pub use location::Location;

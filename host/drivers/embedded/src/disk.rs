@@ -5,35 +5,23 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use althing_core::{Error, Kind, Result};
+use althing_core::{Error, Ground, Kind, Result};
 use rustix::fs::fstatfs;
-
-/// What this driver cannot do its work on: locks or fsync there do not bind other machines, or not surely.
-const NETWORKS: [(u64, &str); 9] = [
-    (0x6969, "NFS"),
-    (0xFF53_4D42, "CIFS"),
-    (0xFE53_4D42, "SMB"),
-    (0x517B, "SMB"),
-    (0x0102_1997, "9p"),
-    (0x00C3_6400, "Ceph"),
-    (0x0BD0_0BD0, "Lustre"),
-    (0x5346_414F, "AFS"),
-    (0x7375_7245, "Coda"),
-];
 
 /// Opens the file at `path`, or has it made, and locks it until it is closed. A new file gets its name when `make` has
 /// filled it, so that a crash leaves a whole one or none; only an empty file is ever replaced. A missing folder is made if
-/// the one above it is there.
+/// the one above it is there. Returns as well whether what is synced to it lasts.
 ///
 /// Fails with `Busy` where another process has the file, `NotFound` where there is no folder to make it in, `Unsupported`
-/// on a network file system, `Invalid` where something else has the name, and `Denied` or `Unavailable` as the system says.
-pub(crate) fn take(path: &Path, make: impl FnOnce(File) -> Result<()>) -> Result<File> {
+/// on a file system of other machines, `Invalid` where something else has the name, and `Denied` or `Unavailable` as the system says.
+pub(crate) fn take(path: &Path, make: impl FnOnce(File) -> Result<()>) -> Result<(File, bool)> {
     let folder = folder(path)?;
-    check_local(&folder, path)?;
-    match open(path)? {
+    let durable = check_ground(&folder, path)?;
+    let file = match open(path)? {
         Some(file) => lock(file, path),
         None => make_in(&folder, path, make),
-    }
+    };
+    Ok((file?, durable))
 }
 
 /// Opens the folder of `path`.
@@ -55,18 +43,20 @@ fn folder(path: &Path) -> Result<File> {
     })
 }
 
-fn check_local(folder: &File, path: &Path) -> Result<()> {
+/// Tells whether what is synced to `folder` lasts.
+fn check_ground(folder: &File, path: &Path) -> Result<bool> {
     let status = fstatfs(folder).map_err(|error| failed("no word about the disk", path, error.into()))?;
-    let Some(name) = network(status.f_type as u64) else { return Ok(()) };
-    Err(Error::new(Kind::Unsupported, "connect", format!("the file lies on {name}"))
-        .with("file", path.display())
-        .advise("Put it on a disk of this machine; hosts on several machines need a server, such as etcd://"))
-}
-
-fn network(kind: u64) -> Option<&'static str> {
-    // Some platforms tell the number with a sign.
-    let kind = kind & 0xFFFF_FFFF;
-    NETWORKS.iter().find(|(known, _)| *known == kind).map(|(_, name)| *name)
+    match Ground::of(status.f_type as u64) {
+        Ground::Durable => Ok(true),
+        Ground::Memory => Ok(false),
+        Ground::Foreign(name) => {
+            let message = format!("the file lies on a file system that is {name}");
+            Err(Error::new(Kind::Unsupported, "connect", message).with("file", path.display()).advise(
+                "Put it on a disk of this machine (ext4, xfs, btrfs, zfs …); hosts on several machines need a server, \
+                 such as etcd://",
+            ))
+        }
+    }
 }
 
 /// Opens the file, if there is one with something in it.
@@ -146,16 +136,4 @@ fn failed(what: &str, path: &Path, error: io::Error) -> Error {
         _ => (Kind::Unavailable, "Look after the disk"),
     };
     Error::new(kind, "connect", what).with("file", path.display()).because(error).advise(advice)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn knows_disks_that_other_machines_share() {
-        assert_eq!(network(0x6969), Some("NFS"));
-        assert_eq!(network(0xFFFF_FFFF_FF53_4D42), Some("CIFS"));
-        assert_eq!(network(0xEF53), None);
-    }
 }

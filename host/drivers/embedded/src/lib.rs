@@ -77,7 +77,7 @@ impl Embedded {
     ///
     /// Fails with `Invalid` on a URL it does not understand, `Busy` where another process has the file, `Format` where it is
     /// damaged, foreign or of another version (it is left as it is), `NotFound` where there is no folder for it,
-    /// `Unsupported` on a network file system, and `Denied`, `Unavailable` or `Timeout` as the disk says.
+    /// `Unsupported` on a file system of other machines, and `Denied`, `Unavailable` or `Timeout` as the disk says.
     pub async fn connect(
         location: &Location,
         clock: Arc<dyn Clock>,
@@ -109,11 +109,15 @@ impl Embedded {
     }
 }
 
-/// Returns what this backend promises, wherever the file lies.
+/// Returns what this backend promises where the file lies on a disk.
 pub fn capability() -> Capability {
+    capability_on(true)
+}
+
+fn capability_on(durable: bool) -> Capability {
     Capability {
         backend: "embedded".into(),
-        level: Level::L1,
+        level: if durable { Level::L1 } else { Level::L0 },
         linearizable_reads: true,
         across_hosts: false,
         watch: WatchMode::Pushed,
@@ -123,7 +127,7 @@ pub fn capability() -> Capability {
         value_bytes_max: limits::VALUE_BYTES_MAX as u32,
         key_bytes_max: limits::KEY_BYTES_MAX as u32,
         lease_min: limits::LEASE_MIN,
-        token_survives_restart: true,
+        token_survives_restart: durable,
         // There is nobody to fail over to.
         token_survives_failover: false,
         beat_requests: 1,
@@ -161,7 +165,7 @@ impl Owner {
 #[async_trait]
 impl Driver for Embedded {
     fn capability(&self) -> Capability {
-        capability()
+        capability_on(self.0.shared.durable)
     }
 
     async fn open(&self, ask: Duration) -> Result<Session> {

@@ -10,6 +10,8 @@ use crate::store::Store;
 
 /// The image of the namespace while its file is ours.
 pub(crate) struct Shared {
+    /// What is synced to the disk lasts.
+    pub(crate) durable: bool,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) chance: Arc<dyn Chance>,
     // A std Mutex: it is held for operations in memory only, never over an await nor while the disk works.
@@ -26,9 +28,9 @@ struct State {
 }
 
 impl Shared {
-    pub(crate) fn new(store: Store, clock: Arc<dyn Clock>, chance: Arc<dyn Chance>) -> Shared {
+    pub(crate) fn new(store: Store, durable: bool, clock: Arc<dyn Clock>, chance: Arc<dyn Chance>) -> Shared {
         let written = Sender::new(store.revision());
-        Shared { clock, chance, state: Mutex::new(State { store, open: true }), written }
+        Shared { durable, clock, chance, state: Mutex::new(State { store, open: true }), written }
     }
 
     /// Reads or renews; fails with `Closed` once the file is not ours any more.

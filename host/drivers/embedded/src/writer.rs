@@ -120,11 +120,11 @@ fn open(settings: &Settings, clock: Arc<dyn Clock>, chance: Arc<dyn Chance>) -> 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime
         .map_err(|error| Error::new(Kind::Internal, "connect", "no timer can be started").because(error))?;
-    let file = disk::take(&settings.path, |file| Wire::make(file, settings))?;
+    let (file, durable) = disk::take(&settings.path, |file| Wire::make(file, settings))?;
     let wire = Wire::open(file, settings)?;
     // The time is taken after the lock: nobody else has renewed a session since.
     let store = Store::of(wire.load()?, &Store::default(), clock.now());
-    let shared = Arc::new(Shared::new(store, clock, chance));
+    let shared = Arc::new(Shared::new(store, durable, clock, chance));
     Ok((Writer { shared, wire, failure: None }, runtime))
 }
 

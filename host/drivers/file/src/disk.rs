@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use althing_core::{Error, Kind};
+use althing_core::{Error, Ground, Kind};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statfs};
@@ -123,47 +123,9 @@ pub(crate) fn reserve(file: &File, from: u64, bytes: u64) -> io::Result<()> {
     }
 }
 
-/// What a file system is worth to us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ground {
-    /// It keeps what was synced.
-    Durable,
-    /// It keeps our promises, and nothing over a restart of the machine.
-    Memory,
-    /// Others may write to it from elsewhere, or it does not say what it is.
-    Foreign(&'static str),
-}
-
 /// Tells on what `path` lies.
 pub(crate) fn ground(path: &Path) -> io::Result<Ground> {
-    Ok(ground_of(statfs(path)?.f_type as u64 & 0xFFFF_FFFF))
-}
-
-/// Tells what the number is worth by which the kernel calls a file system.
-pub(crate) fn ground_of(magic: u64) -> Ground {
-    match magic {
-        // ext2, ext3, ext4; xfs; btrfs; f2fs; overlayfs; zfs; bcachefs; jfs; nilfs2; reiserfs
-        0xEF53 | 0x5846_5342 | 0x9123_683E | 0xF2F5_2010 | 0x794C_7630 | 0x2FC1_2FC1 | 0xCA45_1A4E
-        | 0x3153_464A | 0x3434 | 0x5265_4973 => Ground::Durable,
-        // tmpfs, ramfs
-        0x0102_1994 | 0x8584_58F6 => Ground::Memory,
-        0x6969 => Ground::Foreign("NFS"),
-        0x517B | 0xFF53_4D42 | 0xFE53_4D42 => Ground::Foreign("SMB"),
-        0x6573_5546 => Ground::Foreign("FUSE"),
-        0x0102_1997 => Ground::Foreign("9p"),
-        0x00C3_6400 => Ground::Foreign("Ceph"),
-        0x0BD0_0BD0 => Ground::Foreign("Lustre"),
-        0x0116_1970 => Ground::Foreign("GFS2"),
-        0x7461_636F => Ground::Foreign("OCFS2"),
-        0x4750_4653 => Ground::Foreign("GPFS"),
-        0x1983_0326 => Ground::Foreign("BeeGFS"),
-        0x2003_0528 => Ground::Foreign("OrangeFS"),
-        0x5346_414F | 0x6B41_4653 => Ground::Foreign("AFS"),
-        0x7375_7245 => Ground::Foreign("Coda"),
-        0x786F_4256 => Ground::Foreign("a VirtualBox share"),
-        0x4D44 | 0x2011_BAB0 => Ground::Foreign("FAT"),
-        _ => Ground::Foreign("unknown to this driver"),
-    }
+    Ok(Ground::of(statfs(path)?.f_type as u64))
 }
 
 /// Returns the id that the kernel chose when it started.
@@ -284,14 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn knows_where_locks_and_syncs_mean_what_they_say() {
-        assert_eq!(ground_of(0xEF53), Ground::Durable);
-        assert_eq!(ground_of(0x0102_1994), Ground::Memory);
-        let foreign = [(0x6969, "NFS"), (0xFF53_4D42, "SMB"), (0x6573_5546, "FUSE"), (0x0102_1997, "9p")];
-        for (magic, name) in foreign {
-            assert_eq!(ground_of(magic), Ground::Foreign(name));
-        }
-        assert_eq!(ground_of(0x9FA0), Ground::Foreign("unknown to this driver"));
+    fn what_is_no_disk_is_foreign_ground() {
         assert_eq!(ground(Path::new("/proc")).unwrap(), Ground::Foreign("unknown to this driver"));
     }
 

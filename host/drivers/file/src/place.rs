@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use althing_core::{Error, Kind, Result, SessionId};
+use althing_core::{Error, Ground, Kind, Result, SessionId};
 
-use crate::disk::{self, Ground, failed};
+use crate::disk::{self, failed};
 use crate::settings::Settings;
 
 /// The file that says whose the directory is, and what it says.

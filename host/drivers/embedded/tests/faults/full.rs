@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use althing_core::{Clock, Driver, Effect, Key, Kind, Revision, SystemClock};
+use althing_core::{Clock, Driver, Effect, Key, Kind, Level, Revision, SystemClock};
 use tempfile::TempDir;
 
 use crate::{BEAT, LEASE, PATIENCE, check_error, next_changes, open, put, value};
@@ -61,6 +61,8 @@ pub(crate) async fn a_full_disk_refuses_commits_and_nothing_else() {
     let disk = Disk::mount().expect("only root can mount a small disk to fill, and CI=true requires it");
     let file = disk.path("store.redb");
     let driver = open(&file).await.unwrap();
+    let promised = driver.capability();
+    assert_eq!((promised.level, promised.token_survives_restart), (Level::L0, false), "it lies in memory");
     let kept = driver.open(LEASE).await.unwrap().id;
     let left = driver.open(LEASE).await.unwrap().id;
     let mut last = put(&driver, "a", "1").await.unwrap();
