@@ -35,6 +35,17 @@ pub struct Backend {
 
 type Connect = fn(Location, Arc<dyn Clock>, Arc<dyn Chance>) -> BoxFuture<'static, Result<Arc<dyn Driver>>>;
 
+/// Connects by a driver's own function.
+macro_rules! by {
+    ($driver:ty) => {
+        |location, clock, chance| {
+            Box::pin(async move {
+                Ok(Arc::new(<$driver>::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
+            })
+        }
+    };
+}
+
 /// All backends of this build.
 pub const BACKENDS: &[Backend] = &[
     Backend {
@@ -56,11 +67,7 @@ pub const BACKENDS: &[Backend] = &[
         example: "embedded:///var/lib/althing/store.redb?namespace=prod",
         capability: Some(althing_driver_embedded::capability),
         schema: None,
-        connect: |location, clock, chance| {
-            Box::pin(async move {
-                Ok(Arc::new(Embedded::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
-            })
-        },
+        connect: by!(Embedded),
     },
     Backend {
         schemes: &["file"],
@@ -68,11 +75,7 @@ pub const BACKENDS: &[Backend] = &[
         example: "file:///var/lib/althing/shared?namespace=prod",
         capability: Some(althing_driver_file::capability),
         schema: None,
-        connect: |location, clock, chance| {
-            Box::pin(async move {
-                Ok(Arc::new(Directory::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
-            })
-        },
+        connect: by!(Directory),
     },
     Backend {
         schemes: &["ipc"],
@@ -80,11 +83,7 @@ pub const BACKENDS: &[Backend] = &[
         example: "ipc:?namespace=prod",
         capability: None,
         schema: None,
-        connect: |location, clock, chance| {
-            Box::pin(
-                async move { Ok(Arc::new(Ipc::connect(&location, clock, chance).await?) as Arc<dyn Driver>) },
-            )
-        },
+        connect: by!(Ipc),
     },
     Backend {
         schemes: &["redis", "rediss"],
@@ -92,11 +91,7 @@ pub const BACKENDS: &[Backend] = &[
         example: "redis://127.0.0.1:6379/0?namespace=prod",
         capability: None,
         schema: None,
-        connect: |location, clock, chance| {
-            Box::pin(async move {
-                Ok(Arc::new(Redis::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
-            })
-        },
+        connect: by!(Redis),
     },
     Backend {
         schemes: &["redis+unix"],
@@ -104,11 +99,7 @@ pub const BACKENDS: &[Backend] = &[
         example: "redis+unix:///run/redis.sock?db=0&namespace=prod",
         capability: None,
         schema: None,
-        connect: |location, clock, chance| {
-            Box::pin(async move {
-                Ok(Arc::new(Redis::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
-            })
-        },
+        connect: by!(Redis),
     },
     Backend {
         schemes: &["redis+sentinel", "rediss+sentinel"],
@@ -116,11 +107,7 @@ pub const BACKENDS: &[Backend] = &[
         example: "redis+sentinel://s1,s2,s3/main/0?namespace=prod",
         capability: None,
         schema: None,
-        connect: |location, clock, chance| {
-            Box::pin(async move {
-                Ok(Arc::new(Redis::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
-            })
-        },
+        connect: by!(Redis),
     },
     Backend {
         schemes: &["memcached"],
@@ -128,11 +115,7 @@ pub const BACKENDS: &[Backend] = &[
         example: "memcached://127.0.0.1:11211/?namespace=prod",
         capability: Some(althing_driver_memcached::capability),
         schema: None,
-        connect: |location, clock, chance| {
-            Box::pin(async move {
-                Ok(Arc::new(Memcached::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
-            })
-        },
+        connect: by!(Memcached),
     },
     Backend {
         schemes: &["postgresql", "postgres"],
@@ -140,11 +123,7 @@ pub const BACKENDS: &[Backend] = &[
         example: "postgresql://user:password@127.0.0.1/database?namespace=prod",
         capability: None,
         schema: Some(althing_driver_postgresql::schema),
-        connect: |location, clock, chance| {
-            Box::pin(async move {
-                Ok(Arc::new(Postgresql::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
-            })
-        },
+        connect: by!(Postgresql),
     },
     Backend {
         schemes: &["mysql", "mariadb"],
@@ -152,11 +131,7 @@ pub const BACKENDS: &[Backend] = &[
         example: "mysql://user:password@127.0.0.1/database?namespace=prod",
         capability: None,
         schema: Some(althing_driver_mysql::schema),
-        connect: |location, clock, chance| {
-            Box::pin(async move {
-                Ok(Arc::new(Mysql::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
-            })
-        },
+        connect: by!(Mysql),
     },
     Backend {
         schemes: &["etcd"],
@@ -164,11 +139,7 @@ pub const BACKENDS: &[Backend] = &[
         example: "etcd://etcd1,etcd2,etcd3/?namespace=prod",
         capability: None,
         schema: None,
-        connect: |location, clock, chance| {
-            Box::pin(async move {
-                Ok(Arc::new(Etcd::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
-            })
-        },
+        connect: by!(Etcd),
     },
     Backend {
         schemes: &["zookeeper", "kazoo"],
@@ -176,11 +147,7 @@ pub const BACKENDS: &[Backend] = &[
         example: "zookeeper://zk1,zk2,zk3/?namespace=prod",
         capability: None,
         schema: None,
-        connect: |location, clock, chance| {
-            Box::pin(async move {
-                Ok(Arc::new(ZooKeeper::connect(&location, clock, chance).await?) as Arc<dyn Driver>)
-            })
-        },
+        connect: by!(ZooKeeper),
     },
 ];
 
