@@ -24,7 +24,9 @@ use althing_core::info::{
     BehaviourAsk, BehaviourInfo, Event, GroupInfo, Hold, JoinAsk, Joined, SessionAsk, SessionEvent,
 };
 use althing_core::layers::{self, Chaos, Faults};
-use althing_core::{Chance, Clock, Driver, Principal, Requirement, Secret, SeededChance, SystemClock};
+use althing_core::{
+    Chance, Clock, Driver, Key, Principal, Requirement, Secret, SeededChance, SystemClock, Txn, Write,
+};
 use althing_engine::{Bundle, Engine, EngineConfig};
 use althing_runtime::{GroupStream, Runtime, RuntimeConfig, SessionKey, SessionStream, Tuning};
 use bytes::Bytes;
@@ -229,6 +231,14 @@ pub async fn told_elected(stream: &mut SessionStream) -> Hold {
         _ => None,
     })
     .await
+}
+
+/// Tells whether a transaction writes or removes a member's record.
+pub fn writes_member(txn: &Txn) -> bool {
+    let members = Key::path(["fleet", "member"]).below();
+    txn.writes.iter().any(
+        |write| matches!(write, Write::Put { key, .. } | Write::Delete(key) if key.starts_with(&members)),
+    )
 }
 
 /// Returns the folder of the whole project.
