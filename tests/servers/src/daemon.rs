@@ -76,7 +76,7 @@ async fn run(folder: &TempDir) -> Process {
     }
     let backend = format!("embedded://{}/store.redb", path.display());
     command.args(["serve", "--backend", &backend]);
-    command.arg("--state-dir").arg(path.join("state")).arg("--socket").arg(socket(folder));
+    command.arg("--state").arg(path.join("state")).arg("--socket").arg(socket(folder));
     let answers = || std::os::unix::net::UnixStream::connect(socket(folder)).is_ok();
     let started = Process::start(&mut command, &path.join("daemon.log"), answers).await;
     started.unwrap_or_else(|refusal| panic!("althing did not start:\n{}", refusal.log))
