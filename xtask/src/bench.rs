@@ -1,12 +1,13 @@
 //! `cargo xtask bench`: builds for release and measures; `tests/bench` says what.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
 
-use crate::guests;
 use crate::steps::{built, run};
+use crate::{guests, setup, tooz};
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -19,9 +20,13 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Measure this alone: decision, commit, swap, heartbeat or death.
+    /// Measure this alone: decision, commit, change, swap, heartbeat or death; with --backend lock, join, members or change.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
+
+    /// Measure these backends, such as redis,etcd, or all, each beside Tooz on the same server.
+    #[arg(long, value_name = "NAMES", value_parser = backends)]
+    backend: Option<String>,
 }
 
 /// Builds the guests, the `althing` binary and the bench, and runs it. Fails when an outcome was wrong; no time fails it.
@@ -35,5 +40,17 @@ pub(crate) fn measure(root: &Path, args: &Args) -> Result<()> {
     if let Some(name) = &args.only {
         bench.args(["--only", name]);
     }
+    if let Some(names) = &args.backend {
+        bench.args(["--backend", names]);
+        bench.args(tooz::python(root).iter().flat_map(|python| [OsStr::new("--tooz"), python.as_os_str()]));
+    }
     run(&mut bench)
+}
+
+/// Checks names of backends before anything is built.
+fn backends(names: &str) -> Result<String> {
+    if names != "all" {
+        names.split(',').try_for_each(|name| setup::backend(name).map(drop))?;
+    }
+    Ok(names.to_owned())
 }

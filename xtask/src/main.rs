@@ -15,6 +15,7 @@ mod guests;
 mod setup;
 mod steps;
 mod test;
+mod tooz;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -33,7 +34,7 @@ enum Verb {
     Test(test::Args),
     /// Install what is missing, then show the main job with real processes.
     Demo(demo::Args),
-    /// Measure, each figure beside its raw floor.
+    /// Measure, each figure beside its raw floor, or each backend beside Tooz.
     Bench(bench::Args),
     /// Let a crowd call the shipped semaphore and barrier while callers and a host are killed.
     Behaviours(behaviours::Args),
