@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
+use althing_core::{Clock, SystemClock};
 use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+
+/// How long an answer is kept back, so that all requests of one go are on their way before the first answer.
+const ANSWER_AFTER: Duration = Duration::from_millis(4);
 
 /// Relays in front of ports. A client that speaks after it was answered, or for the first time, makes one more round
 /// trip; to connect is none.
@@ -55,18 +60,25 @@ async fn relay(client: TcpStream, port: u16, made: Arc<AtomicU64>) -> Result<()>
         }
     };
     let answered = || waits.store(false, Ordering::SeqCst);
-    tokio::try_join!(copy(from_client, to_server, asked), copy(from_server, to_client, answered))?;
+    let asking = copy(from_client, to_server, Duration::ZERO, asked);
+    tokio::try_join!(asking, copy(from_server, to_client, ANSWER_AFTER, answered))?;
     Ok(())
 }
 
-/// Passes on what is read, and says so before.
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, passes: impl Fn()) -> Result<()> {
+/// Passes on what is read after a while, and says so before.
+async fn copy(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    after: Duration,
+    passes: impl Fn(),
+) -> Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let length = from.read(&mut buffer).await?;
         if length == 0 {
             return Ok(to.shutdown().await?);
         }
+        SystemClock.sleep(after).await;
         passes();
         to.write_all(&buffer[..length]).await?;
     }
