@@ -78,21 +78,18 @@ struct Suite {
     of_runtime: bool,
 }
 
-/// Builds the suites, and the `althing` that lies beside them.
+/// Builds the suites, and the `althing` that lies beside them, with all that `cargo xtask test` builds.
 fn suites(root: &Path) -> Result<Vec<Suite>> {
     let mut build = cargo(root);
-    build.args(["test", "--no-run", "--workspace", "--message-format", "json-render-diagnostics"]);
-    build.args(["--test", "conformance", "--package", "althing-cli", "--bin", "althing"]);
-    let mut messages = capture(&mut build)?;
-    let mut build = cargo(root);
-    build.args(["test", "--no-run", "--package", "althing-sim", "--tests"]);
-    messages += &capture(build.args(["--message-format", "json-render-diagnostics"]))?;
+    build.args(["build", "--workspace", "--tests", "--bins", "--message-format", "json-render-diagnostics"]);
     let suite = |line: &str| {
         let message: Value = serde_json::from_str(line).ok()?;
         let program = message["executable"].as_str().filter(|_| message["target"]["kind"][0] == "test")?;
-        Some(Suite { program: program.into(), of_runtime: message["target"]["name"] != "conformance" })
+        let of_runtime = message["target"]["src_path"].as_str()?.contains("/tests/sim/");
+        let is_suite = of_runtime || message["target"]["name"] == "conformance";
+        is_suite.then(|| Suite { program: program.into(), of_runtime })
     };
-    Ok(messages.lines().filter_map(suite).collect())
+    Ok(capture(&mut build)?.lines().filter_map(suite).collect())
 }
 
 /// Runs the tests of a suite that `wanted` is in the names of. Returns each with how it ended.

@@ -26,8 +26,7 @@ pub(crate) fn crowd(root: &Path, args: &Args) -> Result<()> {
     args.backend.program().map_or(Ok(()), setup::require_server)?;
     guests::build(root)?;
     // The daemon of `ipc` is the `althing` that lies beside the crowd.
-    let packages =
-        ["--package", "althing-sim", "--bin", "crowd", "--package", "althing-cli", "--bin", "althing"];
-    let mut crowd = Command::new(built(root, &packages, "crowd")?);
+    let programs = ["--bin", "crowd", "--bin", "althing"];
+    let mut crowd = Command::new(built(root, &programs, "crowd")?);
     run(crowd.args(["--backend", args.backend.name(), "--seconds", &args.seconds.to_string()]))
 }

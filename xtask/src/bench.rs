@@ -33,9 +33,9 @@ pub(crate) struct Args {
 pub(crate) fn measure(root: &Path, args: &Args) -> Result<()> {
     guests::build(root)?;
     eprintln!("bench: building for release (the first time takes some minutes)");
-    // In one go: the bench starts the `althing` that lies beside it, and each alone would have other features.
-    let packages = ["--release", "--package", "althing-cli", "--package", "althing-bench"];
-    let mut bench = Command::new(built(root, &packages, "althing-bench")?);
+    // The bench starts the `althing` that lies beside it.
+    let programs = ["--release", "--bin", "althing", "--bin", "althing-bench"];
+    let mut bench = Command::new(built(root, &programs, "althing-bench")?);
     bench.args(args.quick.then_some("--quick")).args(args.json.then_some("--json"));
     if let Some(name) = &args.only {
         bench.args(["--only", name]);

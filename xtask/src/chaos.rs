@@ -38,9 +38,9 @@ pub(crate) struct Args {
 
 /// Builds the `althing` binary and the scenarios, and plays them. Fails when a promise was broken.
 pub(crate) fn play(root: &Path, args: &Args) -> Result<()> {
-    // In one go: the scenarios start the `althing` that lies beside them.
-    let packages = ["--package", "althing-cli", "--package", "althing-chaos"];
-    let mut chaos = Command::new(built(root, &packages, "althing-chaos")?);
+    // The scenarios start the `althing` that lies beside them.
+    let programs = ["--bin", "althing", "--bin", "althing-chaos"];
+    let mut chaos = Command::new(built(root, &programs, "althing-chaos")?);
     chaos.args(["--seed", &args.seed.to_string()]).args(args.told.then_some("--told"));
     for (option, value) in [("--backend", &args.backend), ("--only", &args.only)] {
         chaos.args(value.iter().flat_map(|value| [option, value]));

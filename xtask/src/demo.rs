@@ -41,7 +41,7 @@ pub(crate) fn show(root: &Path, args: &Args) -> Result<()> {
     args.backend.program().map_or(Ok(()), setup::require_server)?;
     guests::build(root)?;
     println!("althing: building (the first time takes some minutes)");
-    let binary = built(root, &["--package", "althing-cli"], "althing")?;
+    let binary = built(root, &["--bin", "althing"], "althing")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let store =
