@@ -4,13 +4,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use althing_conformance::{Subject, main as run, trials, trials_by_file};
+use althing_conformance::{Subject, main as run, trials_by_file};
 use althing_core::{Clock, Driver, Error, Kind, OsChance, Result, SystemClock};
 use althing_driver_etcd::Etcd;
 use althing_test_servers::{Etcd as Server, EtcdOptions, ready_for};
 use tokio::sync::Mutex;
 
-/// Private members for one case.
+/// Private members for the cases of a file.
 struct OnEtcd {
     url: String,
     servers: Mutex<Server>,
@@ -43,7 +43,7 @@ impl Subject for OnEtcd {
 }
 
 fn main() -> ExitCode {
-    let mut all = trials("etcd", || OnEtcd::start(1));
+    let mut all = trials_by_file("etcd", || OnEtcd::start(1));
     all.extend(trials_by_file("etcd-3", || OnEtcd::start(3)));
     let missing = !ready_for("etcd");
     run(all.into_iter().map(|trial| trial.with_ignored_flag(missing)).collect())

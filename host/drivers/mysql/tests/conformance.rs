@@ -4,13 +4,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use althing_conformance::{Subject, main as run, trials};
+use althing_conformance::{Subject, main as run, trials_by_file};
 use althing_core::{Clock, Driver, Error, Kind, OsChance, Result, SystemClock};
 use althing_driver_mysql::Mysql;
 use althing_test_servers::{Mysql as Server, MysqlOptions, ready_for};
 use tokio::sync::Mutex;
 
-/// A private server for one case.
+/// A private server for the cases of a file.
 struct OnMysql {
     url: String,
     server: Mutex<Server>,
@@ -44,6 +44,6 @@ impl Subject for OnMysql {
 
 fn main() -> ExitCode {
     let missing = !ready_for("mariadbd");
-    let all = trials("mysql", OnMysql::start);
+    let all = trials_by_file("mysql", OnMysql::start);
     run(all.into_iter().map(|trial| trial.with_ignored_flag(missing)).collect())
 }

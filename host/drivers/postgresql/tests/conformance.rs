@@ -4,13 +4,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use althing_conformance::{Subject, main as run, trials};
+use althing_conformance::{Subject, main as run, trials_by_file};
 use althing_core::{Clock, Driver, Error, Kind, OsChance, Result, SystemClock};
 use althing_driver_postgresql::Postgresql;
 use althing_test_servers::{Postgresql as Server, PostgresqlOptions, ready_for};
 use tokio::sync::Mutex;
 
-/// A private server for one case.
+/// A private server for the cases of a file.
 struct OnPostgresql {
     url: String,
     options: &'static str,
@@ -44,8 +44,8 @@ impl Subject for OnPostgresql {
 }
 
 fn main() -> ExitCode {
-    let mut all = trials("postgresql", || OnPostgresql::start(""));
-    all.extend(trials("postgresql-polled", || OnPostgresql::start("&listen=false")));
+    let mut all = trials_by_file("postgresql", || OnPostgresql::start(""));
+    all.extend(trials_by_file("postgresql-polled", || OnPostgresql::start("&listen=false")));
     let missing = !ready_for("postgres");
     run(all.into_iter().map(|trial| trial.with_ignored_flag(missing)).collect())
 }

@@ -4,13 +4,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use althing_conformance::{Subject, main as run, trials, trials_by_file};
+use althing_conformance::{Subject, main as run, trials_by_file};
 use althing_core::{Clock, Driver, Error, Kind, OsChance, Result, SystemClock};
 use althing_driver_zookeeper::ZooKeeper;
 use althing_test_servers::{Ensemble, ZooKeeper as Server, ZooKeeperOptions, ready_for};
 use tokio::sync::Mutex;
 
-/// Private servers for one case.
+/// Private servers for the cases of a file.
 struct OnZooKeeper {
     url: String,
     servers: Mutex<Servers>,
@@ -60,7 +60,7 @@ impl Subject for OnZooKeeper {
 }
 
 fn main() -> ExitCode {
-    let mut all = trials("zookeeper", OnZooKeeper::one);
+    let mut all = trials_by_file("zookeeper", OnZooKeeper::one);
     all.extend(trials_by_file("ensemble", OnZooKeeper::three));
     let missing = !ready_for("zookeeper");
     run(all.into_iter().map(|trial| trial.with_ignored_flag(missing)).collect())
