@@ -235,5 +235,6 @@ fn drivers_are_listed_without_a_host() {
     assert_eq!(listed.code, Some(0));
     assert!(listed.stdout.contains("memory") && listed.stdout.contains("redis rediss"), "{}", listed.stdout);
     let host = Host::start(&[]);
-    assert_eq!(host.ask_json(&["drivers", "--in-use"])[0]["backend"], "memory");
+    let in_use = &host.ask_json(&["drivers", "--in-use"])[0];
+    assert_eq!((&in_use["name"], &in_use["capability"]["backend"]), (&"default".into(), &"memory".into()));
 }
