@@ -9,8 +9,7 @@ use althing_core::layers::{Fault, Operation};
 use althing_core::{Kind, Principal};
 use althing_runtime::Runtime;
 use althing_sim::{
-    Fleet, Stage, Witness, eventually, led_by, next_event, next_told, quick, shipped, told_elected,
-    writes_member,
+    Fleet, Stage, Witness, eventually, led_by, next_event, next_told, shipped, told_elected, writes_member,
 };
 use althing_test_servers::Backend;
 
@@ -123,10 +122,7 @@ async fn a_leader_that_stands_down_is_passed_over_while_there_are_others(stage: 
 }
 
 async fn a_member_that_was_passed_over_is_asked_for_again_when_its_back_off_ends(stage: Stage) {
-    let mut fleet = stage.fleet(0).await;
-    for seed in [1, 2] {
-        stage.add_host(&mut fleet, seed, |config| config.tuning = quick()).await;
-    }
+    let fleet = stage.fleet(2).await;
     fleet.create("web").await;
     fleet.hosts[0].push(&shipped("elect-weighted")).await;
     fleet.hosts[0].activate("web", "elect-weighted").await;

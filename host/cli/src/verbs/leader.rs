@@ -15,7 +15,7 @@ pub(crate) enum Leader {
         /// The group
         group: String,
     },
-    /// Ask the leader to stop, so that another one can lead
+    /// Ask the leader to stop, so that another one can lead; it is passed over for 30 seconds
     StandDown {
         /// The group
         group: String,

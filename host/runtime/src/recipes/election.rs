@@ -105,6 +105,13 @@ pub(super) struct Seen {
     pub now: BootTime,
 }
 
+impl Seen {
+    /// Tells whether a member is of this host, though its join may not be done yet.
+    pub(super) fn is_here(&self, member: &Member) -> bool {
+        member.session == Some(self.session)
+    }
+}
+
 /// The task of one group.
 #[derive(Debug)]
 pub(super) struct Election {
@@ -295,8 +302,7 @@ impl Election {
     /// Tells whether this host may claim for a member: it joined here, and is not about to leave.
     pub(super) fn is_own(&self, seen: &Seen, member: &Member) -> bool {
         let stay = &member.record;
-        member.session == Some(seen.session)
-            && self.host.sessions.is_placed(&self.name, &stay.id, &stay.incarnation)
+        seen.is_here(member) && self.host.sessions.is_placed(&self.name, &stay.id, &stay.incarnation)
     }
 
     pub(super) fn is_passed(&self, incarnation: &str) -> bool {

@@ -14,7 +14,7 @@ use super::election::{Election, Next, Seen};
 use crate::Runtime;
 use crate::apply::no_group;
 use crate::decide::Decided;
-use crate::layout::{GroupRecord, Handover, HandoverPhase, LeaderRecord, Revoke};
+use crate::layout::{GroupRecord, Handover, HandoverPhase, LeaderRecord, Revoke, Seat};
 use crate::mirror::Member;
 
 impl Election {
@@ -105,10 +105,10 @@ impl Election {
     /// Tells whether a member cannot be moved to yet: one of this host whose join is not done, or that is about to leave;
     /// or one of a host that has not loaded the bound rule, and could not accept.
     fn is_not_ready(&self, seen: &Seen, nominee: &Member) -> bool {
-        if nominee.session == Some(seen.session) {
+        if seen.is_here(nominee) {
             return !self.is_own(seen, nominee);
         }
-        let seat = crate::layout::Seat::Group(&self.name);
+        let seat = Seat::Group(&self.name);
         self.host.mirror.is_behind(&nominee.record.host, seat, seen.record.bound.epoch)
     }
 
@@ -148,7 +148,7 @@ impl Election {
         decided: Decided,
     ) -> Next {
         let record = GroupRecord { moves: seen.record.moves + 1, ..seen.record.clone() };
-        if nominee.session == Some(seen.session) {
+        if seen.is_here(nominee) {
             self.stop(leader).await;
             let claim = self.claim(seen, nominee, record).await;
             return self.claimed(decided, claim);
