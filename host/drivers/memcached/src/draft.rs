@@ -61,6 +61,13 @@ pub(crate) struct Made {
     pub(crate) stale: Vec<ChunkId>,
 }
 
+impl Made {
+    /// Returns the chunks that nobody needs where this does not become the present state.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = ChunkId> {
+        self.chunks.iter().map(|(id, _)| *id)
+    }
+}
+
 impl Work<'_> {
     /// Returns the places of the leaves that the draft must be given.
     pub(crate) fn leaves(&self, root: &Root) -> BTreeSet<usize> {
@@ -270,7 +277,8 @@ impl<'a> Draft<'a> {
         for (key, stored) in &leaf.0 {
             let size = record_bytes(key, stored);
             if parts.is_empty() || size > room {
-                let first = if parts.is_empty() { first.clone() } else { key.clone() };
+                // The first leaf of all may hold keys before its own first.
+                let first = if parts.is_empty() { first.clone().min(key.clone()) } else { key.clone() };
                 parts.push((first, Leaf::default()));
                 // Half full, so that the next records find room.
                 room = if total(&leaf) > LEAF_BYTES_MAX { LEAF_BYTES_MAX / 2 } else { LEAF_BYTES_MAX };

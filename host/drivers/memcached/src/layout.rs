@@ -9,10 +9,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use althing_core::{Cause, Key, Result, SessionId, Stamp};
+use althing_core::{Cause, Key, Result, SessionId, Stamp, limits};
 use bytes::Bytes;
 
 use crate::codec::{Input, Output, Sort, foreign};
+
+/// No namespace comes so far.
+const REVISION_MAX: u64 = u64::MAX / 2;
 
 /// The random number by which a chunk is found.
 pub(crate) type ChunkId = u128;
@@ -176,10 +179,18 @@ impl Root {
         root.ok_or_else(|| foreign(item))
     }
 
+    /// `None` also for numbers that no driver writes, and that could not be counted on from.
     fn read(input: &mut Input) -> Option<Root> {
         let mut root = Root { revision: input.long()?, base: input.long()?, ..Root::default() };
+        if root.revision > REVISION_MAX {
+            return None;
+        }
         for _ in 0..input.short()? {
-            root.sessions.insert(SessionId(input.id()?), input.short()?);
+            let (id, seconds) = (SessionId(input.id()?), input.short()?);
+            if u64::from(seconds) > limits::LEASE_MAX.as_secs() {
+                return None;
+            }
+            root.sessions.insert(id, seconds);
         }
         for _ in 0..input.short()? {
             root.leaves.push(LeafRef { first: input.key()?, id: input.id()? });

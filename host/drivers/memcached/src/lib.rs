@@ -2,7 +2,7 @@
 //!
 //! Options: `namespace`; `timeout`, the longest a call may take. One server: several memcached know nothing of each
 //! other. The client speaks plain TCP and does not log in, so users, passwords and TLS are refused with a line that
-//! says so. Needs memcached 1.6 or newer, for its meta commands.
+//! says so. Needs memcached 1.6.18 or newer, for its meta commands.
 //!
 //! **What it is worth.** Level L0. memcached is a cache: it keeps everything in memory, forgets all of it when it is
 //! restarted or flushed, and throws items away when it is full. This driver cannot change that. It makes sure that a
@@ -16,9 +16,10 @@
 //! which watches read. That this puts all eggs in one basket costs nothing: there is no second basket in a memcached.
 //! See `layout.rs` for the keys.
 //!
-//! A commit reads epoch and root (one exchange; the values only when somebody else wrote), stores the leaves it
-//! changes, and swaps the root: three exchanges, and some 10 to 20 KiB sent. A read is one exchange. The price is that
-//! all writers of a namespace contend for one item: some thousand commits a second in all. The index in the root may take
+//! A commit stores the leaves it changes while it looks whether epoch and root are those it knows, and then swaps the
+//! root: two exchanges, and some 10 to 20 KiB sent. Where somebody else wrote, or what is known refuses the commit, it
+//! reads what is there and begins again: two or three exchanges more. A read is one exchange. The price is that all
+//! writers of a namespace contend for one item: some thousand commits a second in all. The index in the root may take
 //! 768 KiB, which is some ten thousand leaves; who wants to write more is refused.
 //!
 //! **Loss.** The key of the root carries the *epoch*, a random number that a record of the namespace names. Where that
@@ -41,7 +42,7 @@
 //! One assumption on the server: its clock goes on while it runs. A memcached that was stopped and goes on may, in
 //! the first instant, stamp with a clock from before; a renewal that took half a second or more is sent again for that.
 //!
-//! **Watches** look at the root every 50 to 250 ms.
+//! **Watches** look at the root every 20 to 250 ms.
 
 mod codec;
 mod draft;

@@ -22,21 +22,34 @@ const EARLY_SECONDS: u32 = 2;
 const PROBES: usize = 5;
 /// Requests of a renewal: the session, the epoch, the root, and the chunks.
 pub(crate) const BEAT_REQUESTS: u32 = 3 + PROBES as u32;
-/// A renewal that took longer is sent once more: a server that stood still may have stamped it with a clock that it
-/// had not read since.
+/// A request that took longer is not believed: a server that stood still may have stamped it with a clock that it had
+/// not read since.
 const SLOW: Duration = Duration::from_millis(500);
+/// What a server that goes on surely needs at most until it has read its clock.
+const CLOCK_READ: Duration = Duration::from_millis(250);
 
 impl Store {
     /// Opens a session with a lease of so many seconds.
     pub(crate) async fn open(&self, id: SessionId, seconds: u32) -> Result<()> {
         let deadline = self.deadline();
-        let sent = self.clock.now();
-        let lives = Some(seconds + EARLY_SECONDS);
-        let item = session_item();
-        self.in_time("open", deadline, self.wire.add("open", session_key(id), &item, lives)).await?;
+        let sent = self.in_time("open", deadline, self.begin_life(id, seconds)).await?;
         self.write("open", deadline, &Work::Open(id, seconds)).await?;
         self.set_alive(id, sent + seconds_of(seconds));
         Ok(())
+    }
+
+    /// Stores the item of a session, anew until the server answers at once. Returns since when it surely lives.
+    async fn begin_life(&self, id: SessionId, seconds: u32) -> Result<BootTime> {
+        let (key, item) = (session_key(id), session_item());
+        loop {
+            let sent = self.clock.now();
+            self.wire.add("open", key.clone(), &item, Some(seconds + EARLY_SECONDS)).await?;
+            if !self.is_slow(sent) {
+                return Ok(sent);
+            }
+            self.clock.sleep(CLOCK_READ).await;
+            self.wire.remove("open", std::slice::from_ref(&key)).await?;
+        }
     }
 
     /// Renews a session, and looks whether what it rests on is there.
@@ -71,12 +84,8 @@ impl Store {
             return Err(error);
         }
         view = now;
-        if hole || self.clock.now().since(sent) > SLOW {
-            let (now, found) = self.view_and("renew", &asks[..1]).await?;
-            if !matches!(found.first(), Some(Some(_))) {
-                return Err(lost("renew", id));
-            }
-            view = now;
+        if hole || self.is_slow(sent) {
+            view = self.touch_again(id, &asks[..1]).await?;
         }
         if !view.root.sessions.contains_key(&id) {
             return Err(lost("renew", id));
@@ -85,6 +94,26 @@ impl Store {
         self.set_alive(id, sent + min);
         // memcached tells its clock only to those who ask in another protocol.
         Ok(Lease { min, store_time: None })
+    }
+
+    /// Renews a session anew until the server answers at once.
+    async fn touch_again(&self, id: SessionId, touch: &[Ask]) -> Result<Arc<View>> {
+        loop {
+            self.clock.sleep(CLOCK_READ).await;
+            let sent = self.clock.now();
+            let (view, found) = self.view_and("renew", touch).await?;
+            if !matches!(found.first(), Some(Some(_))) {
+                return Err(lost("renew", id));
+            }
+            if !self.is_slow(sent) {
+                return Ok(view);
+            }
+        }
+    }
+
+    /// Tells whether an answer of now to what was sent then may rest on an old clock.
+    fn is_slow(&self, sent: BootTime) -> bool {
+        self.clock.now().since(sent) > SLOW
     }
 
     /// Asks for the session to live on, and for some of the chunks that records are in: each time for the next few.

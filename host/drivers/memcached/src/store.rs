@@ -27,7 +27,7 @@ const EPOCHS_MAX: u32 = 8;
 pub(crate) const LEAVES_AT_ONCE: usize = 16;
 /// What a server must take at least: the root of a namespace of common size. Larger roots are tried in such steps.
 pub(crate) const TRIAL_BYTES: usize = 64 << 10;
-/// The most leaves that are remembered.
+/// Where more leaves are remembered, those that the present root does not name are dropped.
 const LEAVES_KEPT_MAX: usize = 1024;
 /// The longest pause after another host was quicker, and the first one; doubled in between.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -64,6 +64,13 @@ pub(crate) struct View {
     cas: u64,
     /// The highest revision that was seen before this epoch.
     pub(crate) former: u64,
+}
+
+impl View {
+    /// Tells whether the epoch was begun by somebody who had seen less than this host: tokens would go back.
+    fn is_behind(&self) -> bool {
+        self.root.revision < self.former
+    }
 }
 
 #[derive(Debug, Default)]
@@ -188,7 +195,9 @@ impl Store {
             };
             let epoch = read_epoch(&item.value).map_err(|error| self.in_namespace(error))?;
             let root_cas = found.get(1).and_then(Option::as_ref).map(|root| root.cas);
-            if let Some(known) = known.filter(|known| known.epoch == epoch && Some(known.cas) == root_cas) {
+            let is_present =
+                |known: &Arc<View>| known.epoch == epoch && Some(known.cas) == root_cas && !known.is_behind();
+            if let Some(known) = known.filter(is_present) {
                 return Ok((known, std::mem::take(beside)));
             }
             if let Some(view) = self.take_in(operation, look, epoch, item.cas).await? {
@@ -213,7 +222,7 @@ impl Store {
         };
         let root = Root::decode(&item.value).map_err(|error| self.in_namespace(error))?;
         let view = self.publish(look, View { epoch, root, epoch_cas, cas: item.cas, former: 0 });
-        if view.root.revision < view.former {
+        if view.is_behind() {
             // Begun by somebody who had seen less: tokens rise for us too.
             let root = Root { revision: view.former + 1, ..view.root.clone() }.encode();
             self.wire.raise(operation, &root_key(epoch), &root, view.cas).await?;
@@ -397,6 +406,9 @@ impl Store {
         doubt: &AtomicBool,
     ) -> Result<Option<Committed>> {
         let _turn = self.turn.lock().await;
+        if let Some(done) = self.write_on_known(operation, work, doubt).await? {
+            return Ok(Some(done));
+        }
         let view = self.view(operation).await?;
         let written = async {
             self.settle(operation, &view, work).await?;
@@ -409,7 +421,34 @@ impl Store {
         }
     }
 
-    /// Stores what comes of a work on `view`. `None` where somebody was quicker.
+    /// Stores what comes of a work on the state that was known last, and looks whether that is the present one while
+    /// the chunks are stored. `None` where it is not, or where the work cannot be done on it.
+    async fn write_on_known(
+        &self,
+        operation: &'static str,
+        work: &Work<'_>,
+        doubt: &AtomicBool,
+    ) -> Result<Option<Committed>> {
+        let Some(known) = self.known() else { return Ok(None) };
+        let drafted = async {
+            self.settle(operation, &known, work).await?;
+            self.draft(operation, &known, work).await
+        };
+        let Ok((done, Some(made))) = drafted.await else { return Ok(None) };
+        let (stored, present) = tokio::join!(self.store_chunks(operation, &made), self.view(operation));
+        let is_known = |present: &Arc<View>| (present.epoch, present.cas) == (known.epoch, known.cas);
+        match stored.and(present) {
+            Ok(present) if is_known(&present) => {
+                Ok(self.swap(operation, &known, made, doubt).await?.then_some(done))
+            }
+            other => {
+                self.forget(made.ids());
+                other.map(|_| None)
+            }
+        }
+    }
+
+    /// Stores what comes of a work on `view`, the present state. `None` where somebody was quicker.
     pub(crate) async fn try_write(
         &self,
         operation: &'static str,
@@ -417,30 +456,49 @@ impl Store {
         work: &Work<'_>,
         doubt: &AtomicBool,
     ) -> Result<Option<Committed>, Step> {
+        let (done, made) = self.draft(operation, view, work).await?;
+        let Some(made) = made else { return Ok(Some(done)) };
+        self.store_chunks(operation, &made).await?;
+        Ok(self.swap(operation, view, made, doubt).await?.then_some(done))
+    }
+
+    /// Does a work on `view`, and says what must be stored for it: nothing where it changes nothing.
+    async fn draft(
+        &self,
+        operation: &'static str,
+        view: &View,
+        work: &Work<'_>,
+    ) -> Result<(Committed, Option<Made>), Step> {
         let leaves = self.leaves(operation, view, work.leaves(&view.root)).await?;
         let mut draft = Draft::new(&view.root, leaves, &*self.chance);
         let done = draft.apply(work)?;
-        if !draft.is_changed() {
-            return Ok(Some(done));
-        }
-        let made = draft.finish()?;
+        let made = if draft.is_changed() { Some(draft.finish()?) } else { None };
+        Ok((done, made))
+    }
+
+    async fn store_chunks(&self, operation: &'static str, made: &Made) -> Result<()> {
         self.try_size(operation, made.root.len()).await?;
         let items: Vec<(String, Bytes)> =
             made.chunks.iter().map(|(id, item)| (chunk_key(*id), item.clone())).collect();
-        self.wire.store(operation, &items).await?;
+        self.wire.store(operation, &items).await
+    }
+
+    /// Makes what was made of `view` the present state, unless somebody was quicker.
+    async fn swap(
+        &self,
+        operation: &'static str,
+        view: &View,
+        made: Made,
+        doubt: &AtomicBool,
+    ) -> Result<bool> {
         doubt.store(true, Ordering::Release);
         let swapped = self.wire.swap(operation, &root_key(view.epoch), &made.root, view.cas).await?;
         doubt.store(false, Ordering::Release);
         match swapped {
-            Some(cas) => {
-                self.take_over(view, made, cas)?;
-                Ok(Some(done))
-            }
-            None => {
-                self.forget(made.chunks.iter().map(|(id, _)| *id));
-                Ok(None)
-            }
+            Some(cas) => self.take_over(view, made, cas)?,
+            None => self.forget(made.ids()),
         }
+        Ok(swapped.is_some())
     }
 
     /// Sees to it that the server takes a root of so many bytes. It drops the former item where it refuses the new one as

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use althing_core::{Delta, Key, Result, Revision, Watch};
+use althing_core::{Delta, Error, Key, Kind, Result, Revision, Watch};
 use async_trait::async_trait;
 use tokio::sync::watch::Receiver;
 
@@ -12,8 +12,10 @@ use crate::store::{Step, Store, View};
 
 /// The pause between two looks: the shortest after something changed, longer by half for each look that found nothing,
 /// up to a quarter of the shortest lease. What this host writes itself is told at once.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// How often a look begins anew because somebody wrote while it read.
+const STALE_MAX: usize = 64;
 /// The first pause after an error; doubled for each further one in a row.
 const ERROR_PAUSE: Duration = Duration::from_millis(10);
 const ERROR_DOUBLINGS_MAX: u32 = 6;
@@ -45,39 +47,46 @@ impl MemcachedWatch {
 
     /// Looks once. Nothing is marked as seen before there is nothing left to wait for.
     async fn look(&mut self) -> Result<Option<Delta>> {
-        let (delta, place) = {
-            let tries = async {
-                loop {
-                    let view = self.store.view("watch").await?;
-                    match self.delta(&view).await {
-                        Ok(found) => return Ok(found),
-                        Err(Step::Failed(error)) => return Err(error),
-                        Err(Step::Stale) => {}
-                    }
+        for _ in 0..STALE_MAX {
+            match self.delta().await {
+                Ok((delta, place)) => {
+                    self.place = Some(place);
+                    return Ok(delta);
                 }
-            };
-            self.store.in_time("watch", self.store.deadline(), tries).await?
-        };
-        self.place = Some(place);
-        Ok(delta)
+                Err(Step::Failed(error)) => return Err(error),
+                Err(Step::Stale) => {}
+            }
+        }
+        Err(Error::new(Kind::Unavailable, "watch", "the records change faster than they can be read"))
     }
 
-    async fn delta(&self, view: &View) -> Result<(Option<Delta>, Place), Step> {
-        self.store.check_alive("watch", view, view.root.sessions.keys().copied()).await?;
+    async fn delta(&self) -> Result<(Option<Delta>, Place), Step> {
+        let view = self.present().await?;
         if let Some(place) = self.place.filter(|place| place.epoch == view.epoch) {
             if place.revision == view.root.revision {
                 return Ok((None, place));
             }
-            if let Some(news) = self.store.changes(view, place.revision, &self.prefix).await? {
+            if let Some(news) = self.store.changes(&view, place.revision, &self.prefix).await? {
                 let delta = Delta::Changes { changes: news.changes, revision: Revision(news.reached) };
                 let place = Place { revision: news.reached, ..place };
                 let is_empty = matches!(&delta, Delta::Changes { changes, .. } if changes.is_empty());
                 return Ok(((!is_empty).then_some(delta), place));
             }
         }
-        let records = self.store.snapshot(view, &self.prefix).await?;
+        let records = self.store.snapshot(&view, &self.prefix).await?;
         let place = Place { epoch: view.epoch, revision: view.root.revision };
         Ok((Some(Delta::Resync { records, revision: Revision(place.revision) }), place))
+    }
+
+    /// Returns the present state, whose sessions live. What is read of it then takes as long as it takes: each exchange
+    /// for itself ends in time.
+    async fn present(&self) -> Result<Arc<View>, Step> {
+        let present = async {
+            let view = self.store.view("watch").await?;
+            let alive = self.store.check_alive("watch", &view, view.root.sessions.keys().copied()).await;
+            Ok(alive.map(|()| view))
+        };
+        self.store.in_time("watch", self.store.deadline(), present).await?
     }
 
     /// Waits until this host has written something, or `pause` is over.

@@ -16,6 +16,8 @@ const IDLE_MAX: usize = 8;
 /// The most items asked for, or sent, in one exchange.
 const BATCH_MAX: usize = 64;
 
+const UPGRADE: &str = "Use memcached 1.6.18 or newer";
+
 /// What is asked of one key.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
@@ -251,6 +253,10 @@ fn fault(operation: &'static str, error: memcache::exp::Error) -> Error {
         },
         Wrong::Server(line) => refusal(operation, line),
         Wrong::Rejected(line) => rejection(operation, line),
+        // Before 1.6.18 a miss does not repeat the number by which answers are told apart.
+        Wrong::Protocol(line) if line.contains("carries opaque None") => {
+            make(Kind::Unsupported, "this memcached is older than 1.6.18").advise(UPGRADE)
+        }
         Wrong::Protocol(_) => {
             make(Kind::Internal, "memcached answered what makes no sense").with_unknown_effect()
         }
@@ -279,8 +285,7 @@ fn rejection(operation: &'static str, line: &str) -> Error {
         return Error::new(Kind::Denied, operation, message)
             .advise("Start it without -Y, or choose another backend");
     }
-    Error::new(Kind::Unsupported, operation, "this server does not know the meta commands")
-        .advise("Use memcached 1.6 or newer")
+    Error::new(Kind::Unsupported, operation, "this server does not know the meta commands").advise(UPGRADE)
 }
 
 #[cfg(test)]
@@ -316,6 +321,8 @@ mod tests {
         check(Wrong::Rejected("ERROR".into()), Kind::Unsupported, Effect::None);
         check(ambiguous(Wrong::Rejected("unauthenticated".into())), Kind::Denied, Effect::None);
         check(Wrong::Protocol("x".into()), Kind::Internal, Effect::Unknown);
+        let old = "batch response 0 carries opaque None, expected 1";
+        check(Wrong::Protocol(old.into()), Kind::Unsupported, Effect::None);
         check(Wrong::Usage("x"), Kind::Internal, Effect::None);
     }
 

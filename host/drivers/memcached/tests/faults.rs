@@ -34,6 +34,7 @@ althing_test_servers::suite! {
     a_part_of_the_log_thrown_away_is_a_resync_and_no_loss,
     nobody_goes_on_under_what_he_held_before_a_flush,
     a_host_that_saw_more_raises_the_tokens_of_those_that_began_anew,
+    tokens_never_go_back_where_raising_them_fails,
     a_kill_under_load_gives_no_token_twice,
     a_session_outlives_a_stop_that_is_shorter,
     a_session_is_lost_in_a_stop_that_is_longer,
@@ -297,6 +298,23 @@ async fn a_host_that_saw_more_raises_the_tokens_of_those_that_began_anew() {
     // What was seen before is no place in the new log.
     let mut watch = late.watch(&Key::default(), before).await.unwrap();
     assert!(matches!(next(&mut *watch).await, Delta::Resync { .. }));
+}
+
+async fn tokens_never_go_back_where_raising_them_fails() {
+    let server = start().await;
+    let proxy = Proxy::start(server.port()).await;
+    let (early, late) = (connect(&server.url("n")).await.unwrap(), connect(&proxy.url("n")).await.unwrap());
+    let mut before = Revision::ZERO;
+    for round in 0..50 {
+        before = put(&late, "a", &round.to_string()).await.unwrap();
+    }
+    assert_eq!(server.command("flush_all"), "OK");
+    assert!(put(&early, "b", "1").await.unwrap() < before, "early has seen less");
+    proxy.cut(Cut::Before("ms althing/root/"));
+    check_error(&put(&late, "a", "x").await.unwrap_err(), Kind::Unavailable, Effect::None);
+    let found = late.list(&Key::default(), None, 0).await.unwrap();
+    assert!(found.revision > before, "{:?} after {before:?}", found.revision);
+    assert!(put(&late, "a", "y").await.unwrap() > found.revision);
 }
 
 /// Writes new keys, tells of each acknowledged one, and ends when fifty more went through after a failure.
