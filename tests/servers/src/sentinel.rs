@@ -206,10 +206,15 @@ impl Sentinel {
     pub async fn fail_over(&mut self) -> usize {
         self.settle().await;
         let former = self.master().expect("there is a master");
-        let words = ["SENTINEL", "FAILOVER", MASTER];
-        // A sentinel that has not heard of the replica lately has none to promote.
-        self.wait("a replica to promote", |all| {
-            all.ask_sentinel(&all.sentinels[0], &words).is_ok_and(|answer| answer == ["+OK"])
+        let order = ["SENTINEL", "FAILOVER", MASTER];
+        // A sentinel that has not heard of the replica lately has none to promote, and one that has not heard of the last
+        // fail-over may undo this one: it is ordered for as long as all name the former master.
+        self.wait("a fail-over", |all| {
+            let master = all.master();
+            if master == Some(former) {
+                let _ = all.ask_sentinel(&all.sentinels[0], &order);
+            }
+            master.is_some_and(|place| place != former)
         })
         .await;
         self.wait_for_fail_over(former).await
