@@ -240,6 +240,53 @@ impl Sentinel {
         self.command(server, &["CLIENT", "KILL", "USER", "sentinel"]);
     }
 
+    /// Makes the master `server` and one sentinel unreachable for all other servers and sentinels, and for nobody else,
+    /// and waits until those know another master. Needs a password.
+    pub async fn isolate_with(&mut self, server: usize, sentinel: usize) {
+        self.settle().await;
+        let user = "apart";
+        let rights = ["ACL", "SETUSER", user, "on", ">apart", "allchannels", "+@all"];
+        assert_eq!(self.command(server, &rights), "+OK");
+        let login = ["SENTINEL", "SET", MASTER, "auth-user", user, "auth-pass", "apart"];
+        assert_eq!(self.ask(sentinel, &login), ["+OK"]);
+        // The other sentinels would tell it of a fail-over; what it tells them is out of date.
+        let deaf = ["ACL", "SETUSER", "default", "-ping", "-publish", "-sentinel|is-master-down-by-addr"];
+        assert_eq!(self.ask(sentinel, &deaf), ["+OK"]);
+        self.isolate(server).await;
+        // The sentinel was logged in with the others as one of those that may.
+        for other in (0..self.servers.len()).filter(|other| *other != server) {
+            self.command(other, &["CLIENT", "KILL", "USER", "sentinel"]);
+        }
+        let former = self.fail_overs(sentinel).expect("the sentinel answers");
+        let others: Vec<_> = (0..self.sentinels.len()).filter(|other| *other != sentinel).collect();
+        self.wait("a fail-over without them", |all| {
+            others.iter().all(|other| all.fail_overs(*other) > Some(former))
+        })
+        .await;
+    }
+
+    /// Makes all sentinels forget what they know, and watch over `server` as the master, as if they were new.
+    pub fn set_up_anew(&self, server: usize) {
+        let port = self.spoken(self.servers[server].ports).to_string();
+        let monitor = ["SENTINEL", "MONITOR", MASTER, "127.0.0.1", &port, "2"];
+        for words in [&["SENTINEL", "REMOVE", MASTER][..], &monitor] {
+            for sentinel in 0..self.sentinels.len() {
+                assert_eq!(self.ask(sentinel, words), ["+OK"]);
+            }
+        }
+    }
+
+    /// Returns the number of the latest fail-over that a sentinel knows of; `None` where it does not answer.
+    pub fn fail_overs(&self, sentinel: usize) -> Option<u64> {
+        let about = self.ask_sentinel(&self.sentinels[sentinel], &["SENTINEL", "MASTER", MASTER]).ok()?;
+        about.chunks_exact(2).find(|pair| pair[0] == "config-epoch")?[1].parse().ok()
+    }
+
+    /// Sends one command to a sentinel and returns the texts of the answer.
+    pub fn ask(&self, sentinel: usize, words: &[&str]) -> Vec<String> {
+        self.ask_sentinel(&self.sentinels[sentinel], words).expect("the sentinel answers")
+    }
+
     /// Kills a sentinel with SIGKILL.
     pub fn kill_sentinel(&mut self, sentinel: usize) {
         self.sentinels[sentinel].process.kill();

@@ -21,6 +21,9 @@
 //! above all that was seen, because every call carries the highest revision that this process saw. Cluster is
 //! refused.
 //!
+//! A full server (`maxmemory` with `noeviction`) refuses `open` and a `commit` that puts, without effect. Renewals, ends of
+//! sessions and commits that only delete go on, and so does taking the namespace into use again.
+//!
 //! # Fail-over by Sentinel
 //!
 //! Redis replicates after it has answered, so the server that takes over may lack what was acknowledged last:
@@ -32,14 +35,16 @@
 //! answering it.
 //!
 //! Each time it connects the driver asks all sentinels and believes the one that knows of the latest fail-over, never of
-//! one before what it knew itself, unless most of them say so; it connects to nothing that calls itself a replica. One sentinel is asked four
-//! times a second whether the master still is, so that a master which was cut off from the sentinels, or paused, and not
+//! one before what it knew itself, unless most of all the sentinels that there are say so; it connects to nothing that
+//! calls itself a replica. They say so where Sentinel was set up anew, but also where most of them have not heard yet: the
+//! server itself shows then whether it is a master that others have left, and is refused. Four times a second the next
+//! sentinel is asked whether the master still is, so that a master which was cut off from sentinels, or paused, and not
 //! from us, is left soon. What it acknowledged until then is lost and told. Set `min-replicas-to-write 1` and a small
 //! `min-replicas-max-lag` on the servers: such a master then acknowledges nothing, instead of what will be lost. The driver
 //! does not send `WAIT`: it would hold up all who share the connection, and still promise nothing.
 //!
 //! A user behind sentinels needs `INFO`, which tells one server from the next, and on the sentinels
-//! `SENTINEL MASTER` and `SENTINEL GET-MASTER-ADDR-BY-NAME`.
+//! `SENTINEL MASTER` and `SENTINEL GET-MASTER-ADDR-BY-NAME`: who lacks one of them is refused.
 //!
 //! # The wall clock
 //!
@@ -170,7 +175,9 @@ impl Driver for Redis {
 
     async fn commit(&self, txn: Txn) -> Result<Committed> {
         txn.check(&self.capability)?;
-        let answer = self.store.call(Operation::Commit, commit_arguments(&txn)).await?;
+        let puts = txn.writes.iter().any(|write| matches!(write, Write::Put { .. }));
+        let operation = if puts { Operation::Commit } else { Operation::Delete };
+        let answer = self.store.call(operation, commit_arguments(&txn)).await?;
         committed(&txn, answer)
     }
 

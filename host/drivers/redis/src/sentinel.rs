@@ -2,26 +2,29 @@
 //!
 //! Nobody is believed alone. All sentinels are asked at once, and of those that answer in time the one that knows of
 //! the latest fail-over is believed, unless this driver knows of a later one: a sentinel that was cut off would lead
-//! us to a master that others have left. A task asks one of them again and again, because a master that was cut off
-//! from its sentinels and not from us goes on serving.
+//! us to a master that others have left. A task asks one after another, for ever, because a master that was cut off
+//! from its sentinels and not from us goes on serving, and so does a sentinel that was cut off together with it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use althing_core::{Clock, Error, Kind, Result};
+use althing_core::{BootTime, Clock, Error, Kind, Result};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::task::JoinHandle;
 
 use crate::reply::Reply;
-use crate::settings::{Endpoint, SENTINELS_MAX, Target, Way, addresses};
+use crate::settings::{Endpoint, Target, Way, addresses};
 use crate::store::Store;
 use crate::wire::Wire;
 
-/// How often a sentinel is asked whether the master still is.
+/// How often a sentinel is asked whether the master still is, each time the next one.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The share of a call that one look may take, so that a sentinel which hangs does not hold up the round. A call that
+/// has to connect makes twice as many round trips as a look: where calls succeed, looks do.
+const LOOK_SHARE: u32 = 2;
 /// How often a sentinel is asked anew because there was a fail-over while it answered.
 const WORDS_MAX: u32 = 3;
 
@@ -30,15 +33,20 @@ const WORDS_MAX: u32 = 3;
 pub(crate) struct Sentinels {
     targets: Vec<Target>,
     master: String,
-    /// The latest fail-over known, by the number that the sentinels give it.
+    /// The latest fail-over known, by the number that the sentinels give it. It falls where a master is in use to which
+    /// an earlier one led.
     epoch: AtomicU64,
 }
 
 /// What a sentinel says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Word {
-    endpoint: Endpoint,
-    epoch: u64,
+pub(crate) struct Word {
+    /// Where the master is.
+    pub(crate) endpoint: Endpoint,
+    /// The fail-over that led there.
+    pub(crate) epoch: u64,
+    /// How many sentinels there are by what this one knows, itself included.
+    sentinels: usize,
 }
 
 impl Sentinels {
@@ -48,18 +56,20 @@ impl Sentinels {
     }
 
     /// Finds the master. Waits for all sentinels; once one has answered, for the others until `patience` is over.
-    pub(crate) async fn find(&self, clock: &dyn Clock, patience: Duration) -> Result<Endpoint> {
-        let until = clock.now() + patience;
+    pub(crate) async fn find(&self, clock: &dyn Clock, patience: Duration) -> Result<Word> {
         let mut asked: FuturesUnordered<_> = self.targets.iter().map(|target| self.ask(target)).collect();
-        let (mut words, mut errors) = (Vec::new(), Vec::new());
+        let (mut words, mut errors, mut until) = (Vec::new(), Vec::new(), None);
         loop {
             let answer = tokio::select! {
                 biased;
                 answer = asked.next() => answer,
-                () = clock.sleep_until(until), if !words.is_empty() => None,
+                () = over(clock, until) => None,
             };
             match answer {
-                Some(Ok(word)) => words.push(word),
+                Some(Ok(word)) => {
+                    words.push(word);
+                    until = until.or(Some(clock.now() + patience));
+                }
                 Some(Err(error)) => errors.push(error),
                 None => break,
             }
@@ -70,58 +80,65 @@ impl Sentinels {
         self.believe(&words)
     }
 
+    /// Says that the master to which fail-over `epoch` led is in use from now on.
+    pub(crate) fn follow(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::Release);
+    }
+
     /// Decides between sentinels that do not agree.
-    fn believe(&self, words: &[Word]) -> Result<Endpoint> {
+    fn believe(&self, words: &[Word]) -> Result<Word> {
         let known = self.epoch.load(Ordering::Acquire);
         let Some(latest) = words.iter().max_by_key(|word| word.epoch) else {
             return Err(self.nobody_answers(Vec::new()));
         };
         let agree = words.iter().filter(|word| word.epoch == latest.epoch).count();
+        // One name may stand for many sentinels, of which one answers: what they know of each other counts too.
+        let all = words.iter().map(|word| word.sentinels).fold(self.targets.len(), usize::max);
         // Below what is known only where most say so: then Sentinel was set up anew and counts from the start.
-        if latest.epoch < known && agree * 2 <= self.targets.len() {
+        if latest.epoch < known && agree * 2 <= all {
             let message = format!(
                 "the sentinels that answer know of fail-over {}, and there was a fail-over {known}",
                 latest.epoch
             );
-            return Err(self.say(Error::new(Kind::Unavailable, "connect", message)));
+            let advice = format!(
+                "If Sentinel was set up anew, more than half of its {all} have to say so: name each of them in the \
+                 backend URL"
+            );
+            return Err(self.say(Error::new(Kind::Unavailable, "connect", message)).advise(advice));
         }
-        self.epoch.store(latest.epoch, Ordering::Release);
-        Ok(latest.endpoint.clone())
+        self.epoch.fetch_max(latest.epoch, Ordering::AcqRel);
+        Ok(latest.clone())
     }
 
     async fn ask(&self, target: &Target) -> Result<Word> {
-        let word = async { self.word(&Wire::dial(target).await?, target).await };
-        word.await.map_err(|error| match error.kind() {
-            Kind::Denied => {
-                let message = "a sentinel refused user and password";
-                Error::new(Kind::Denied, "connect", message).with("server", &target.endpoint).because(error)
-            }
-            _ => error,
-        })
+        let answer = async { self.word(&Wire::dial(target).await?, target).await };
+        match answer.await {
+            Ok(Some(word)) => Ok(word),
+            Ok(None) => Err(untold(target)),
+            Err(error) if error.kind() == Kind::Denied => Err(refused(target, error)),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Asks over a connection that is there. The number and the address are two questions; where a fail-over came
-    /// between them, both are asked again, so that an address never goes with the number of another.
-    async fn word(&self, wire: &Wire, target: &Target) -> Result<Word> {
-        let mut before = self.ask_epoch(wire).await?;
+    /// Asks over a connection that is there; `None` where the sentinel does not tell the number. The number and the
+    /// address are two questions; where a fail-over came between them, both are asked again, so that an address never
+    /// goes with the number of another.
+    async fn word(&self, wire: &Wire, target: &Target) -> Result<Option<Word>> {
+        let mut before = self.ask_about(wire).await?;
         for _ in 0..WORDS_MAX {
             let endpoint = self.ask_endpoint(wire, target).await?;
-            let epoch = self.ask_epoch(wire).await?;
-            if epoch == before {
-                return Ok(Word { endpoint, epoch });
+            let Some(about) = self.ask_about(wire).await? else { return Ok(None) };
+            let About { epoch, sentinels } = about;
+            if before.replace(about).is_some_and(|before| before.epoch == epoch) {
+                return Ok(Some(Word { endpoint, epoch, sentinels }));
             }
-            before = epoch;
         }
         Err(Error::new(Kind::Unavailable, "connect", "the sentinels move the master again and again"))
     }
 
-    /// Asks for the number of the latest fail-over; zero where the sentinel may not tell.
-    async fn ask_epoch(&self, wire: &Wire) -> Result<u64> {
+    async fn ask_about(&self, wire: &Wire) -> Result<Option<About>> {
         let about = wire.ask(&["SENTINEL", "MASTER", &self.master]).await?;
-        let about = about.as_ref().map(texts).unwrap_or_default();
-        let mut pairs = about.chunks_exact(2);
-        let epoch = pairs.find_map(|pair| if pair[0] == Some("config-epoch") { pair[1] } else { None });
-        Ok(epoch.and_then(|text| text.parse().ok()).unwrap_or_default())
+        Ok(about.as_ref().and_then(About::read))
     }
 
     async fn ask_endpoint(&self, wire: &Wire, target: &Target) -> Result<Endpoint> {
@@ -145,9 +162,7 @@ impl Sentinels {
     fn nobody_answers(&self, errors: Vec<Error>) -> Error {
         let of = |kind| errors.iter().find(|error| error.kind() == kind);
         if let Some(error) = of(Kind::Denied) {
-            let advice = "Say who we are to the sentinels with sentinel_username and sentinel_password in the \
-                          backend URL; user:password@ is for the master";
-            return self.say(error.clone()).advise(advice);
+            return self.say(error.clone());
         }
         if let Some(error) = of(Kind::NotFound) {
             return self.say(error.clone()).advise("Check the name in the path of the backend URL");
@@ -162,6 +177,51 @@ impl Sentinels {
     fn say(&self, error: Error) -> Error {
         error.with("sentinels", addresses(&self.targets))
     }
+}
+
+/// What a sentinel tells about the master, as far as we ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct About {
+    epoch: u64,
+    sentinels: usize,
+}
+
+impl About {
+    fn read(reply: &Reply) -> Option<About> {
+        let texts = texts(reply);
+        let mut pairs = texts.chunks_exact(2);
+        let epoch = pairs.clone().find(|pair| pair[0] == Some("config-epoch"))?[1]?.parse().ok()?;
+        let others: usize = pairs.find(|pair| pair[0] == Some("num-other-sentinels"))?[1]?.parse().ok()?;
+        Some(About { epoch, sentinels: others.saturating_add(1) })
+    }
+}
+
+/// Waits until `until`, for ever where there is no such moment.
+async fn over(clock: &dyn Clock, until: Option<BootTime>) {
+    match until {
+        Some(until) => clock.sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn refused(target: &Target, error: Error) -> Error {
+    Error::new(Kind::Denied, "connect", "a sentinel refused user and password")
+        .with("server", &target.endpoint)
+        .because(error)
+        .advise(
+            "Say who we are to the sentinels with sentinel_username and sentinel_password in the backend URL; \
+             user:password@ is for the master",
+        )
+}
+
+/// Makes the error that a sentinel tells where the master is, and not after which fail-over.
+fn untold(target: &Target) -> Error {
+    Error::new(Kind::Denied, "connect", "a sentinel does not let this user ask SENTINEL MASTER")
+        .with("server", &target.endpoint)
+        .advise(
+            "Grant it there with ACL SETUSER and +sentinel|master: without it nobody can tell a sentinel that was \
+             cut off from one that knows of the latest fail-over",
+        )
 }
 
 /// Returns the texts of a list; `None` in place of what is none. Empty where it is no list.
@@ -201,19 +261,22 @@ impl Drop for Sentry {
     }
 }
 
+/// Asks one sentinel after the other: one that was cut off together with the master would say for ever that all is
+/// well. Each keeps its connection.
 async fn stand(store: Weak<Store>) {
-    let (mut wire, mut turn) = (None, None);
+    let (mut turn, mut wires) = (None, Vec::new());
     while let Some(store) = store.upgrade() {
         let Way::Sentinels(sentinels) = &store.settings.way else { return };
+        let count = sentinels.targets.len();
+        wires.resize_with(count, || None);
         // Begun anywhere, so that not all hosts ask the same.
-        let place = *turn.get_or_insert_with(|| store.chance.bits() as usize % SENTINELS_MAX);
-        let target = &sentinels.targets[place % sentinels.targets.len()];
-        let deadline = store.clock.now() + store.settings.timeout;
-        match store.within(deadline, look(sentinels, target, &mut wire)).await {
+        let place = turn.map_or_else(|| store.chance.bits() as usize, |last| last + 1) % count;
+        turn = Some(place);
+        let deadline = store.clock.now() + store.settings.timeout / LOOK_SHARE;
+        match store.within(deadline, look(sentinels, &sentinels.targets[place], &mut wires[place])).await {
             Some(Ok(true)) => store.abandon(),
             Some(Ok(false)) => {}
-            // It is gone or behind: the next one.
-            _ => (wire, turn) = (None, Some(place + 1)),
+            _ => wires[place] = None,
         }
         let clock = store.clock.clone();
         drop(store);
@@ -221,18 +284,14 @@ async fn stand(store: Weak<Store>) {
     }
 }
 
-/// Tells whether there was a fail-over. Fails where the sentinel knows less than we.
+/// Tells whether there was a fail-over of which nobody knew here.
 async fn look(sentinels: &Sentinels, target: &Target, wire: &mut Option<Wire>) -> Result<bool> {
-    let open = match wire.take() {
+    let open = match wire.take().filter(Wire::is_open) {
         Some(open) => open,
         None => Wire::dial(target).await?,
     };
     let word = sentinels.word(wire.insert(open), target).await?;
-    let known = sentinels.epoch.load(Ordering::Acquire);
-    if word.epoch < known {
-        return Err(sentinels.say(Error::new(Kind::Unavailable, "watch", "a sentinel is behind")));
-    }
-    Ok(word.epoch > known)
+    Ok(word.is_some_and(|word| word.epoch > sentinels.epoch.fetch_max(word.epoch, Ordering::AcqRel)))
 }
 
 #[cfg(test)]
@@ -249,12 +308,22 @@ mod tests {
         Endpoint::Tcp { host: "h".into(), port }
     }
 
-    /// Lets sentinels speak, each by the port of the master and the fail-over that it knows of.
+    /// Lets so many sentinels speak, each by the port of the master and the fail-over that it knows of, and connects.
+    #[track_caller]
+    fn check_of(sentinels: &Sentinels, all: usize, words: &[(u16, u64)], believed: Option<u16>) {
+        let word =
+            |(port, epoch): &(u16, u64)| Word { endpoint: endpoint(*port), epoch: *epoch, sentinels: all };
+        let words: Vec<_> = words.iter().map(word).collect();
+        let found = sentinels.believe(&words).ok();
+        assert_eq!(found.as_ref().map(|word| &word.endpoint), believed.map(endpoint).as_ref(), "{words:?}");
+        if let Some(word) = found {
+            sentinels.follow(word.epoch);
+        }
+    }
+
     #[track_caller]
     fn check(sentinels: &Sentinels, words: &[(u16, u64)], believed: Option<u16>) {
-        let words: Vec<_> =
-            words.iter().map(|(port, epoch)| Word { endpoint: endpoint(*port), epoch: *epoch }).collect();
-        assert_eq!(sentinels.believe(&words).ok(), believed.map(endpoint), "{words:?}");
+        check_of(sentinels, 3, words, believed);
     }
 
     #[test]
@@ -272,6 +341,25 @@ mod tests {
         check(&sentinels, &[(7, 5)], Some(7));
         check(&sentinels, &[(8, 0), (9, 1)], None);
         check(&sentinels, &[(8, 0), (8, 0)], Some(8));
+        check(&sentinels, &[(8, 0)], Some(8));
+    }
+
+    #[test]
+    fn most_are_most_of_all_that_the_sentinels_know_of() {
+        let sentinels = sentinels();
+        check_of(&sentinels, 5, &[(7, 5)], Some(7));
+        check_of(&sentinels, 5, &[(8, 0), (8, 0)], None);
+        check_of(&sentinels, 5, &[(8, 0), (8, 0), (8, 0)], Some(8));
+    }
+
+    #[test]
+    fn remembers_a_fail_over_until_another_master_is_in_use() {
+        let sentinels = sentinels();
+        let words = |epoch| vec![Word { endpoint: endpoint(7), epoch, sentinels: 3 }; 2];
+        sentinels.believe(&words(5)).unwrap();
+        sentinels.believe(&words(0)).unwrap();
+        check(&sentinels, &[(8, 0)], None);
+        sentinels.follow(0);
         check(&sentinels, &[(8, 0)], Some(8));
     }
 }

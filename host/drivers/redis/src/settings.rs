@@ -17,7 +17,7 @@ const OPTIONS_SENTINEL: [&str; 6] =
 const PORT_DEFAULT: u16 = 6379;
 const PORT_SENTINEL_DEFAULT: u16 = 26379;
 /// The most sentinels a URL names.
-pub(crate) const SENTINELS_MAX: usize = 16;
+const SENTINELS_MAX: usize = 16;
 
 /// How to find the server, and what to do there.
 #[derive(Debug)]

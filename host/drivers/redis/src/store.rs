@@ -173,7 +173,8 @@ impl Store {
     /// Makes a connection, asks the server what it is, and takes the namespace into use.
     async fn adopt(&self) -> Result<Arc<Adopted>> {
         let settings = &self.settings;
-        let target = settings.target(self.find().await?);
+        let (endpoint, epoch) = self.find().await?;
+        let target = settings.target(endpoint);
         let wire = Wire::dial(&target).await?;
         let server = Server::examine(&wire, &target.endpoint, settings.is_replicated()).await?;
         let known = self.lock().known.clone();
@@ -193,38 +194,53 @@ impl Store {
             );
             if error.kind() == Kind::Denied { error.advise(rights) } else { error }
         })?;
-        let mut answer = self.read_adoption(reply)?;
+        let answer = self.read_adoption(reply);
+        let mut answer = answer.map_err(|error| error.with("server", &target.endpoint))?;
         let incarnation: Arc<str> = answer.text()?.into();
         self.seen.fetch_max(answer.revision.0, Ordering::AcqRel);
         if known.is_some_and(|known| known != incarnation) {
             tracing::warn!(namespace = self.settings.namespace, "the store was lost; its sessions are gone");
         }
+        if let Way::Sentinels(sentinels) = &settings.way {
+            sentinels.follow(epoch);
+        }
         self.at.send_replace(Some(target.endpoint.clone()));
         Ok(Arc::new(Adopted { wire, target, incarnation, server }))
     }
 
-    async fn find(&self) -> Result<Endpoint> {
+    /// Returns where the server is, and the number of the fail-over that led there: zero without sentinels.
+    async fn find(&self) -> Result<(Endpoint, u64)> {
         match &self.settings.way {
-            Way::Direct(endpoint) => Ok(endpoint.clone()),
+            Way::Direct(endpoint) => Ok((endpoint.clone(), 0)),
             Way::Sentinels(sentinels) => {
-                sentinels.find(self.clock.as_ref(), self.settings.timeout / SENTINELS_SHARE).await
+                let patience = self.settings.timeout / SENTINELS_SHARE;
+                sentinels.find(self.clock.as_ref(), patience).await.map(|word| (word.endpoint, word.epoch))
             }
         }
     }
 
     fn read_adoption(&self, reply: Reply) -> Result<Answer> {
         let mut answer = Answer::read(Operation::Adopt.name(), "".into(), reply)?;
-        if answer.status != Status::Foreign {
-            return Ok(answer);
-        }
-        let found = answer.text()?;
-        Err(Error::new(
-            Kind::Format,
-            "connect",
-            format!("the namespace holds {found}, not layout version {FORMAT}"),
-        )
-        .with("namespace", &self.settings.namespace)
-        .advise("Choose another namespace, or a host of the version that wrote it"))
+        let (kind, message, advice) = match answer.status {
+            Status::Foreign => (
+                Kind::Format,
+                format!("the namespace holds {}, not layout version {FORMAT}", answer.text()?),
+                "Choose another namespace, or a host of the version that wrote it".to_owned(),
+            ),
+            Status::Stale => (
+                Kind::Unavailable,
+                "the sentinels lead to a master that others have left: it has less than was seen on another"
+                    .into(),
+                format!(
+                    "Look why these sentinels know of no later fail-over. If it is to be the master all the same, \
+                     send it HDEL {{{}}}:meta run",
+                    self.settings.namespace
+                ),
+            ),
+            _ => return Ok(answer),
+        };
+        let error = Error::new(kind, "connect", message).with("namespace", &self.settings.namespace);
+        Err(error.advise(advice))
     }
 
     fn open_one(&self) -> Option<Arc<Adopted>> {

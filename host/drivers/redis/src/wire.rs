@@ -269,7 +269,7 @@ fn code_meaning(code: &str) -> (Kind, &'static str, bool) {
     match code {
         "NOAUTH" | "WRONGPASS" => (Kind::Denied, "Redis refused user and password", false),
         // These four are looked at before a script's first write.
-        "OOM" => (Kind::Unavailable, "Redis has reached its memory limit", false),
+        "OOM" => (Kind::Unavailable, "Redis is full: raise its maxmemory, or delete records", false),
         "MISCONF" => (Kind::Unavailable, "Redis cannot write its data to disk", false),
         "NOREPLICAS" => (Kind::Unavailable, "Redis lacks the replicas it is told to have", false),
         "BUSY" => (Kind::Unavailable, "Redis is busy with a long script", false),

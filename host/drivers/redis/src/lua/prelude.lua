@@ -1,4 +1,4 @@
--- Stands before every script but adopt.lua. HISTORY and HISTORY_BYTES are put before it by script.rs.
+-- Stands before every script but adopt.lua. HISTORY, HISTORY_BYTES and GROWS are put before it by script.rs.
 --
 -- ARGV[1] is the incarnation of the store the driver knows, ARGV[2] the highest revision it has seen. If the
 -- store is another one, or was set back, nothing is done and the status is -2: the driver adopts it first.
@@ -7,8 +7,14 @@
 local call = redis.call
 local META, RECORD, NAME, SESSION, OWNED, LOG = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
--- Writes nothing, but is a write: a server that was made a replica refuses it, and nothing stale is read there.
-call('ZREM', SESSION, '')
+-- Changes nothing, but is a write: a server that was made a replica refuses it, and nothing stale is read there. A full
+-- server refuses commands that take memory, and those only until a script has written. So this one decides: what makes
+-- the store larger begins with one that takes memory and ends here, and all else runs to its end.
+if GROWS then
+  call('ZADD', SESSION, 'XX', '0', '')
+else
+  call('ZREM', SESSION, '')
+end
 local meta = call('HMGET', META, 'incarnation', 'revision', 'base', 'bytes', 'clock')
 if meta[1] ~= ARGV[1] or tonumber(meta[2]) < tonumber(ARGV[2]) then
   return {-2, 0}

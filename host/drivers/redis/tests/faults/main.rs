@@ -8,8 +8,11 @@
 )]
 
 mod clock;
+mod full;
+mod passage;
 mod sentinel;
 mod shared;
+mod stale;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +23,7 @@ use althing_test_servers::{Redis as Server, RedisOptions, ready_for};
 use clock::{
     a_step_back_of_the_clock_keeps_no_session_alive, a_step_forward_of_the_clock_ends_sessions_and_tells,
 };
+use full::{a_fail_over_to_a_full_server_is_told, a_full_server_refuses_what_takes_room_and_nothing_else};
 use sentinel::{
     a_fail_over_that_lost_writes_is_told_and_gives_no_token_twice,
     a_master_that_is_told_to_have_a_replica_acknowledges_nothing_without,
@@ -30,6 +34,12 @@ use sentinel::{
     tells_that_a_master_came_back_empty, tokens_rise_over_planned_fail_overs_under_load,
 };
 use shared::{LEASE, check_error, check_refused, connect, insist, is_outage, next, next_changes, put, value};
+use stale::{
+    all_hosts_go_on_after_a_flush_whoever_is_first, believes_no_sentinel_that_alone_answers_for_all_of_them,
+    goes_back_to_no_master_that_others_left_whoever_leads_there, goes_on_where_sentinel_was_set_up_anew,
+    leaves_a_master_that_was_cut_off_together_with_a_sentinel,
+    says_which_right_a_user_of_the_sentinels_lacks, waits_for_the_other_sentinels_from_the_first_answer_on,
+};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 althing_test_servers::suite! {
@@ -57,6 +67,7 @@ althing_test_servers::suite! {
     speaks_by_a_unix_socket_and_says_where_there_is_none,
     a_step_forward_of_the_clock_ends_sessions_and_tells,
     a_step_back_of_the_clock_keeps_no_session_alive,
+    a_full_server_refuses_what_takes_room_and_nothing_else,
     goes_on_after_the_master_was_killed,
     a_fail_over_that_lost_writes_is_told_and_gives_no_token_twice,
     nobody_takes_what_a_host_holds_that_knows_of_no_fail_over,
@@ -69,6 +80,14 @@ althing_test_servers::suite! {
     takes_passwords_for_sentinels_and_servers,
     says_which_sentinels_it_cannot_use_and_why,
     speaks_tls_with_sentinels_and_servers,
+    leaves_a_master_that_was_cut_off_together_with_a_sentinel,
+    believes_no_sentinel_that_alone_answers_for_all_of_them,
+    goes_back_to_no_master_that_others_left_whoever_leads_there,
+    waits_for_the_other_sentinels_from_the_first_answer_on,
+    goes_on_where_sentinel_was_set_up_anew,
+    all_hosts_go_on_after_a_flush_whoever_is_first,
+    says_which_right_a_user_of_the_sentinels_lacks,
+    a_fail_over_to_a_full_server_is_told,
 }
 
 /// Binds a record to a session, watches, loses the store by `lose`, and checks that all of it is told.

@@ -15,13 +15,13 @@ use crate::shared::{
     value,
 };
 
-const NAMESPACE: &str = "n";
+pub(super) const NAMESPACE: &str = "n";
 
-async fn start() -> Sentinel {
+pub(super) async fn start() -> Sentinel {
     Sentinel::start(SentinelOptions::default()).await.unwrap()
 }
 
-async fn enter(servers: &Sentinel) -> Redis {
+pub(super) async fn enter(servers: &Sentinel) -> Redis {
     connect(&servers.url(NAMESPACE)).await.unwrap()
 }
 

@@ -11,7 +11,7 @@ use althing_driver_redis::Redis;
 
 pub(super) const LEASE: Duration = Duration::from_secs(30);
 /// Between two calls of which the first found no server.
-const PAUSE: Duration = Duration::from_millis(10);
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
 /// How long anything may take that is waited for.
 const WAIT_DEADLINE: Duration = Duration::from_secs(60);
 
