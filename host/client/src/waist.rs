@@ -35,7 +35,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::codec::{Decoder, FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use crate::Address;
-use crate::connection::Task;
+use crate::connection::{Task, check_host};
 use crate::failure::told;
 use crate::wire::{BACKEND_HEADER, path, query_value};
 
@@ -161,9 +161,26 @@ pub struct Failure {
     cause: Option<String>,
 }
 
-/// What the context of errors is called. `Error` keeps names that live as long as the program.
-const CONTEXT: &[&str] =
-    &["key", "session", "server", "servers", "namespace", "database", "node", "file", "url"];
+/// What drivers and their layers call the context of errors. `Error` keeps names that live as long as the program: what
+/// is called otherwise, as by a later version, is told within the sentence.
+const CONTEXT: &[&str] = &[
+    "backend",
+    "database",
+    "etcd key",
+    "file",
+    "key",
+    "level",
+    "namespace",
+    "node",
+    "path",
+    "races",
+    "sentinels",
+    "server",
+    "servers",
+    "session",
+    "starts",
+    "url",
+];
 
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
@@ -189,11 +206,16 @@ impl Failure {
             Ok(kind) => kind,
             Err(_) => Kind::Internal,
         };
-        let mut error = Error::new(kind, operation, self.message);
+        let (mut message, mut context) = (self.message, Vec::new());
         for (name, value) in self.context {
-            if let Some(name) = CONTEXT.iter().find(|known| **known == name) {
-                error = error.with(name, value);
+            match CONTEXT.iter().find(|known| **known == name) {
+                Some(known) => context.push((*known, value)),
+                None => message += &format!(" ({name}={value})"),
             }
+        }
+        let mut error = Error::new(kind, operation, message);
+        for (name, value) in context {
+            error = error.with(name, value);
         }
         if self.effect == Effect::Unknown {
             error = error.with_unknown_effect();
@@ -256,9 +278,9 @@ pub struct Dialled {
     pub sink: FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>,
 }
 
-/// Connects to a host and asks for the waist. Fails with `Unavailable` where nobody answers, `Denied` where we may not,
-/// `Unsupported` where the host is of a version that does not speak it, and with what the host says else. Nothing was
-/// written then. Waits for as long as the host takes.
+/// Connects to a host and asks for the waist. Fails with `Unavailable` where nobody answers; `Denied` where we may not, or
+/// where whoever answers is neither root nor our own user, unless we are root; `Unsupported` where the host is of a version
+/// that does not speak it; and with what the host says else. Nothing was written then. Waits for as long as the host takes.
 pub async fn dial(operation: &'static str, place: &Place) -> Result<Dialled> {
     let address = Address::Unix(place.socket.clone());
     let broken = |what: &dyn Display| {
@@ -266,6 +288,8 @@ pub async fn dial(operation: &'static str, place: &Place) -> Result<Dialled> {
     };
     let stream =
         UnixStream::connect(&place.socket).await.map_err(|error| unreachable(operation, place, error))?;
+    // The host asks the kernel who we are, and we who it is: a backend is believed whatever it says.
+    check_host(operation, &address, &stream)?;
     let (mut sender, driving) = handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
     let driving = tokio::spawn(async move { drop(driving.with_upgrades().await) });
     // Ends the connection where we are dropped before it is ours.
@@ -283,19 +307,28 @@ pub async fn dial(operation: &'static str, place: &Place) -> Result<Dialled> {
     };
     let (read, write) = parts.io.into_inner().into_split();
     let mut frames = FramedRead::new(read, codec());
-    let mut early = BytesMut::from(&parts.read_buf[..]);
-    // What came together with the 101 is asked for here: a reader looks into its buffer only after it has read more.
-    let first = codec().decode(&mut early).map_err(|error| broken(&error))?;
-    *frames.read_buffer_mut() = early;
-    let first = match first {
-        Some(frame) => frame,
-        None => match frames.next().await {
-            Some(frame) => frame.map_err(|error| broken(&error))?,
-            None => return Err(broken(&"it was closed")),
-        },
-    };
+    let first = first(&mut frames, &parts.read_buf).await.map_err(|error| broken(&error))?;
     let greeting = decode(&first).map_err(|error| stranger(operation, &address, error))?;
     Ok(Dialled { greeting, frames, sink: FramedWrite::new(write, codec()) })
+}
+
+/// Reads the first message of the host, of which some or all may have come `early`, together with the 101.
+async fn first(
+    frames: &mut FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
+    early: &[u8],
+) -> io::Result<BytesMut> {
+    let mut early = BytesMut::from(early);
+    // A reader looks into its buffer only after it has read more. Its own codec looks here: that knows of a length which
+    // it has taken out already.
+    let first = frames.decoder_mut().decode(&mut early)?;
+    *frames.read_buffer_mut() = early;
+    match first {
+        Some(frame) => Ok(frame),
+        None => frames
+            .next()
+            .await
+            .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "it was closed"))?,
+    }
 }
 
 fn request(operation: &'static str, place: &Place) -> Result<HttpRequest<Empty<Bytes>>> {
@@ -359,6 +392,7 @@ mod tests {
     use std::fmt::Debug;
 
     use althing_core::{Cause, Guard, Stamp};
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
@@ -408,6 +442,33 @@ mod tests {
         assert_eq!(here.to_string(), there.to_string());
         assert_eq!((here.kind(), here.effect()), (there.kind(), there.effect()));
         assert_eq!(here.context(), there.context());
+    }
+
+    #[test]
+    fn what_drivers_name_keeps_its_name_and_nothing_else_is_lost() {
+        let error =
+            CONTEXT.iter().fold(Error::new(Kind::Format, "get", "odd"), |error, name| error.with(name, 7));
+        let known = Failure::from(&error).into_error("get");
+        assert_eq!((known.message(), known.context()), ("odd", error.context()));
+        let error =
+            Error::new(Kind::Busy, "get", "later").with("colour", "red").with("key", "a").with("tone", 3);
+        let told = Failure::from(&error).into_error("get");
+        assert_eq!(told.to_string(), "get: later (colour=red) (tone=3) (key=a)");
+    }
+
+    #[tokio::test]
+    async fn a_first_message_is_whole_however_much_of_it_comes_with_the_upgrade() {
+        let bytes = b"\0\0\0\x05hello\0\0\0\x03you";
+        for cut in 0..=9 {
+            let (mut host, here) = UnixStream::pair().unwrap();
+            let mut frames = FramedRead::new(here.into_split().0, codec());
+            host.write_all(&bytes[cut..]).await.unwrap();
+            assert_eq!(&first(&mut frames, &bytes[..cut]).await.unwrap()[..], b"hello", "{cut} came early");
+            assert_eq!(&frames.next().await.unwrap().unwrap()[..], b"you", "{cut} came early");
+        }
+        let (_, here) = UnixStream::pair().unwrap();
+        let mut frames = FramedRead::new(here.into_split().0, codec());
+        assert!(first(&mut frames, b"").await.unwrap_err().to_string().contains("closed"));
     }
 
     #[test]

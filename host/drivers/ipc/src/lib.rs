@@ -4,7 +4,8 @@
 //! Processes that embed a host share one with the daemon of their machine, whatever backend it has, and need neither
 //! that one's URL nor its password. Options: `namespace`, a part of the daemon's own namespace that nobody else sees
 //! (without it, this host is a peer of the daemon's own fleet); `backend`, which of the daemon's backends; `timeout`, the
-//! longest a call may take. The daemon lets in root and its own user.
+//! longest a call may take. The daemon lets in root and its own user, and is believed only where it is root's or our own
+//! user's: anybody may have made a socket first. Root may ask anybody's.
 //!
 //! What it is worth is what the daemon's backend is worth; the capability is that one's. One thing more: a session is
 //! closed as soon as the process that opened it is gone, because the kernel closes its connection. So sessions have a
@@ -13,6 +14,7 @@
 //!
 //! When the daemon ends or dies, a session that its backend keeps lives on. The next call connects again, and the next
 //! renewal binds the session to the new connection; until then only its lease ends it. A watch begins anew with a resync.
+//! A daemon that comes back with a backend older than what was seen is refused, by calls and by watches.
 //!
 //! A connection on which a call was too late is used on: within one machine it is whole or gone, and a daemon that stands
 //! still would answer another one no sooner.
@@ -43,9 +45,9 @@ pub struct Ipc(Arc<Store>);
 
 impl Ipc {
     /// Connects to the host that `location` names. Fails with `Invalid` on a URL it does not understand, `Unavailable`,
-    /// `Timeout` or `Denied` where that host cannot be reached or lets us not in, `NotFound` where it has no such
-    /// backend, and `Unsupported` on a host of a version that does not share its own. Later a lost connection is made
-    /// anew by the next call.
+    /// `Timeout` or `Denied` where that host cannot be reached, lets us not in or is another user's, `NotFound` where it
+    /// has no such backend, and `Unsupported` on a host of a version that does not share its own. Later a lost connection
+    /// is made anew by the next call.
     pub async fn connect(location: &Location, clock: Arc<dyn Clock>, chance: Arc<dyn Chance>) -> Result<Ipc> {
         let store = Store::connect(Settings::read(location)?, clock, chance).await?;
         Ok(Ipc(Arc::new(store)))

@@ -92,8 +92,18 @@ impl Store {
         Err(if is_unknown { error.with_unknown_effect() } else { error })
     }
 
-    /// Makes another connection, for a watch.
-    pub(crate) async fn dial(&self, operation: &'static str) -> Result<Dialled> {
+    /// Makes another connection, for a watch, to a host that goes on from what was seen. The first request on it is the
+    /// watch, so what is there is asked on one more; made after it, because a host that was replaced in between has ended
+    /// the first.
+    pub(crate) async fn dial_for_watch(&self, operation: &'static str) -> Result<Dialled> {
+        let dialled = self.dial(operation).await?;
+        if self.least(&dialled).is_some() {
+            self.checked(operation).await?;
+        }
+        Ok(dialled)
+    }
+
+    async fn dial(&self, operation: &'static str) -> Result<Dialled> {
         let dialled = dial(operation, &self.settings.place).await?;
         let promised = &dialled.greeting.capability;
         let mut known = lock(&self.capability);
@@ -161,16 +171,13 @@ impl Store {
     /// backend, or with one that lost its revisions, would take what was read before for what is there now.
     async fn checked(&self, operation: &'static str) -> Result<Arc<Line>> {
         let dialled = self.dial(operation).await?;
-        let order = dialled.greeting.capability.order;
+        let least = self.least(&dialled);
         let line = Arc::new(Line::start(dialled));
-        let seen = self.seen.load(Ordering::Acquire);
-        if seen == 0 || order == Order::Key {
-            return Ok(line);
-        }
+        let Some(least) = least else { return Ok(line) };
         let nothing = Call::List { prefix: Key::from("session/"), after: None, limit: 1 };
         let outcome = line.ask(nothing, &AtomicBool::new(false)).await?;
         match outcome.map_err(|Broken| self.broken(operation))? {
-            Ok(Reply::Page(page)) if page.revision.0 >= seen => Ok(line),
+            Ok(Reply::Page(page)) if page.revision.0 >= least => Ok(line),
             Ok(_) => {
                 let socket = self.settings.place.socket.display();
                 let message =
@@ -181,6 +188,12 @@ impl Store {
             }
             Err(failure) => Err(failure.into_error(operation)),
         }
+    }
+
+    /// Returns the revision to which a host must have come, where one was seen and they tell an order.
+    fn least(&self, dialled: &Dialled) -> Option<u64> {
+        let seen = self.seen.load(Ordering::Acquire);
+        (seen > 0 && dialled.greeting.capability.order != Order::Key).then_some(seen)
     }
 }
 

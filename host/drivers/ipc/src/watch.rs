@@ -87,7 +87,7 @@ impl Stream {
 async fn connect(store: &Store, operation: &'static str, prefix: &Key, from: Revision) -> Result<Stream> {
     let deadline = store.clock.now() + store.settings.timeout;
     let ask = async {
-        let mut dialled = store.dial(operation).await?;
+        let mut dialled = store.dial_for_watch(operation).await?;
         let call = Call::Watch { prefix: prefix.clone(), from };
         let asked = dialled.sink.send(encode(&Request { id: 0, call })?).await;
         let frame = match asked {

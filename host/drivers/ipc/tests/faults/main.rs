@@ -12,6 +12,7 @@
 mod daemon;
 mod peer;
 mod strangers;
+mod users;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ macro_rules! tests {
 }
 
 fn main() -> ExitCode {
-    if let Some(work) = peer::work() {
+    if let Some(work) = peer::work().or_else(users::work) {
         return work;
     }
     // They need nothing but processes.
@@ -61,6 +62,8 @@ fn main() -> ExitCode {
             strangers::garbage_ends_its_connection_and_nothing_else,
             strangers::a_black_hole_is_told_with_what_it_may_have_done,
             strangers::says_who_is_not_there_and_what_to_do,
+            users::a_stranger_at_the_place_of_our_daemon_is_not_believed,
+            users::who_may_ask_the_daemon_of_another_user_still_may,
         ],
     )
 }
@@ -225,22 +228,33 @@ async fn a_daemon_that_lost_its_memory_tells_so_and_its_tokens_rise() {
     assert!(put(&driver, "kept").await.unwrap() > before);
 }
 
-async fn a_daemon_with_an_older_backend_is_refused() {
-    let mut daemon = Daemon::start(fresh_memory()).await;
-    let driver = daemon.connect("n").await;
-    put(&driver, "kept").await.unwrap();
-    daemon.die().await;
-    daemon.replace(Arc::new(Memory::new(Arc::new(SystemClock), Arc::new(OsChance))));
-    daemon.begin().await;
-    // What was read before could pass for what is there now.
+/// Calls until it fails for more than the end of the daemon that died, which has to be for want of what was seen.
+async fn check_found_older<T: std::fmt::Debug>(mut call: impl AsyncFnMut() -> Result<T>) {
+    // The second is what it may have told its watches at the very last.
+    let ends = ["broke", "the I/O runtime has ended"];
     let error = loop {
-        match put(&driver, "kept").await.unwrap_err() {
-            error if error.message().contains("broke") => {}
+        match call().await.unwrap_err() {
+            error if ends.iter().any(|end| error.message().contains(end)) => {}
             error => break error,
         }
     };
     check_error(&error, Kind::Unavailable, Effect::None);
     assert!(error.to_string().contains("older than what was seen"), "{error}");
+}
+
+async fn a_daemon_with_an_older_backend_is_refused() {
+    let mut daemon = Daemon::start(fresh_memory()).await;
+    let driver = daemon.connect("n").await;
+    put(&driver, "kept").await.unwrap();
+    let mut watch = watch(&driver).await;
+    daemon.die().await;
+    daemon.replace(Arc::new(Memory::new(Arc::new(SystemClock), Arc::new(OsChance))));
+    daemon.begin().await;
+    // What was read before could pass for what is there now. Watches first: they do not lean on what a call found.
+    check_found_older(async || watch.next().await).await;
+    check_found_older(async || driver.watch(&Key::default(), Revision(1)).await).await;
+    check_found_older(async || put(&driver, "kept").await).await;
+    check_found_older(async || watch.next().await).await;
     put(&daemon.connect("n").await, "kept").await.unwrap();
 }
 

@@ -17,36 +17,50 @@ use crate::{SOON, hold, is_outage};
 const URL: &str = "ALTHING_TEST_IPC_URL";
 const LEASE: &str = "ALTHING_TEST_IPC_LEASE_MS";
 
-/// A process that opened a session, put a record under it, and renews it. It is killed when this is dropped.
-pub(crate) struct Peer {
+/// This test binary once more, as a process that says what it does. It is killed when this is dropped.
+pub(crate) struct Process {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    pub(crate) session: SessionId,
 }
 
-impl Peer {
-    pub(crate) async fn start(url: &str, lease: Duration) -> Peer {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .env(URL, url)
-            .env(LEASE, lease.as_millis().to_string())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+impl Process {
+    pub(crate) fn start(tell: impl FnOnce(&mut Command)) -> Process {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        tell(&mut command);
+        let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut peer = Peer { child, lines, session: SessionId(0) };
-        peer.session = peer.line().await.parse().unwrap();
-        peer
+        Process { child, lines }
     }
 
     /// Returns what it says next.
     pub(crate) async fn line(&mut self) -> String {
         timeout(SOON, self.lines.next_line()).await.expect("it says something").unwrap().unwrap()
     }
+}
+
+/// A process that opened a session, put a record under it, and renews it.
+pub(crate) struct Peer {
+    process: Process,
+    pub(crate) session: SessionId,
+}
+
+impl Peer {
+    pub(crate) async fn start(url: &str, lease: Duration) -> Peer {
+        let mut process = Process::start(|command| {
+            command.env(URL, url).env(LEASE, lease.as_millis().to_string());
+        });
+        let session = process.line().await.parse().unwrap();
+        Peer { process, session }
+    }
+
+    /// Returns what it says next.
+    pub(crate) async fn line(&mut self) -> String {
+        self.process.line().await
+    }
 
     /// Kills it with SIGKILL.
     pub(crate) fn kill(&mut self) {
-        self.child.start_kill().unwrap();
+        self.process.child.start_kill().unwrap();
     }
 
     /// Stops it with SIGSTOP. It keeps its connections and says nothing on them.
@@ -60,7 +74,7 @@ impl Peer {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
+        let pid = Pid::from_raw(self.process.child.id().unwrap() as i32).unwrap();
         kill_process(pid, signal).unwrap();
     }
 }
@@ -86,7 +100,7 @@ pub(crate) fn work() -> Option<ExitCode> {
     Some(ExitCode::SUCCESS)
 }
 
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).unwrap();
 }

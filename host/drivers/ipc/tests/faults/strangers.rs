@@ -67,7 +67,7 @@ async fn a_watch_takes_no_requests(daemon: &Daemon, here: &Ipc) {
 }
 
 /// Takes connections, says to each what a host would say first, and then nothing at all.
-async fn black_hole(listener: UnixListener, greeting: Greeting) {
+pub(crate) async fn black_hole(listener: UnixListener, greeting: Greeting) {
     let mut held = Vec::new();
     loop {
         let (mut stream, _) = listener.accept().await.unwrap();
