@@ -1,5 +1,7 @@
 //! Starts a host.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,7 +56,7 @@ impl Drop for Althing {
 }
 
 /// What a host is started with.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "nothing runs before `start`"]
 pub struct Builder {
     backends: Vec<(String, String)>,
@@ -67,6 +69,19 @@ pub struct Builder {
     catch_signals: bool,
     clock: Arc<dyn Clock>,
     chance: Arc<dyn Chance>,
+}
+
+impl fmt::Debug for Builder {
+    /// Leaves out the URLs of the backends, in which passwords may be.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let backends: Vec<&str> = self.backends.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Builder")
+            .field("backends", &backends)
+            .field("name", &self.name)
+            .field("lease", &self.lease)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Builder {
@@ -87,17 +102,15 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Sets the URL of the backend that is meant where none is named; `memory:` if no backend is ever given.
+    /// Adds the backend that is meant where none is named, by its URL; `memory:` if no backend is ever added.
     pub fn backend(self, url: impl Into<String>) -> Self {
         self.named_backend(DEFAULT_BACKEND, url)
     }
 
-    /// Sets the URL of one of several backends. Each has groups, members and policies of its own; [`Althing::backends`]
+    /// Adds one of several backends by its URL. Each has groups, members and policies of its own; [`Althing::backends`]
     /// finds it by this name, at most [`limits::BACKEND_NAME_BYTES_MAX`] of a-z, 0-9, `-` and `_`.
     pub fn named_backend(mut self, name: impl Into<String>, url: impl Into<String>) -> Self {
-        let name = name.into();
-        self.backends.retain(|(known, _)| *known != name);
-        self.backends.push((name, url.into()));
+        self.backends.push((name.into(), url.into()));
         self
     }
 
@@ -148,7 +161,7 @@ impl Builder {
 
     /// Connects to the backends, opens the host's session in each and starts to take part.
     ///
-    /// Fails with `Invalid` where a URL, a name or the lease is wrong, `Unavailable` where a backend cannot be
+    /// Fails with `Invalid` where a URL, a name or the lease is wrong or two backends have one name, `Unavailable` where a backend cannot be
     /// reached, and `Format` where its namespace holds another layout. Needs a tokio runtime, on
     /// which everything but the backends' sockets and the renewals will run.
     pub async fn start(mut self) -> Result<Althing> {
@@ -163,18 +176,18 @@ impl Builder {
             catch_signals: self.catch_signals,
             ..EngineConfig::default()
         })?;
-        let mut begun = Vec::new();
+        let mut begun = Begun(Vec::new());
         for (name, url) in &self.backends {
             match self.start_one(name, url, &io, engine.clone()).await {
-                Ok(runtime) => begun.push(runtime),
+                Ok(runtime) => begun.0.push(runtime),
                 Err(error) => {
-                    join_all(begun.iter().map(Runtime::stop)).await;
+                    join_all(begun.0.iter().map(Runtime::stop)).await;
                     return Err(if self.backends.len() > 1 { error.with("backend", name) } else { error });
                 }
             }
         }
-        let first = begun[0].clone();
-        Ok(Althing { first, backends: Backends::new(begun)?, _io: io })
+        let first = begun.0[0].clone();
+        Ok(Althing { first, backends: Backends::new(std::mem::take(&mut begun.0))?, _io: io })
     }
 
     async fn start_one(&self, name: &str, url: &str, io: &Io, engine: Engine) -> Result<Runtime> {
@@ -202,7 +215,16 @@ impl Builder {
     }
 }
 
-/// Refuses a name that cannot be one of a folder and of a header.
+/// What runs already while the rest is started. Abandoned with a start that is given up.
+struct Begun(Vec<Runtime>);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.iter().for_each(Runtime::abandon);
+    }
+}
+
+/// Refuses a name that cannot be one of a folder and of a header, or that two have.
 fn check_names(backends: &[(String, String)]) -> Result<()> {
     let wrong = |message: String| Err(Error::new(Kind::Invalid, "start host", message));
     if backends.len() > limits::BACKENDS_MAX {
@@ -212,13 +234,19 @@ fn check_names(backends: &[(String, String)]) -> Result<()> {
         |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-_".contains(letter);
     let is_name =
         |name: &str| (1..=limits::BACKEND_NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(is_plain);
-    match backends.iter().find(|(name, _)| !is_name(name)) {
-        Some((name, _)) => wrong(format!(
-            "a backend cannot be called {name:?}; a name has 1 to {} of a-z, 0-9, - and _",
-            limits::BACKEND_NAME_BYTES_MAX
-        )),
-        None => Ok(()),
+    let mut names = BTreeSet::new();
+    for (name, _) in backends {
+        if !is_name(name) {
+            let longest = limits::BACKEND_NAME_BYTES_MAX;
+            return wrong(format!(
+                "a backend cannot be called {name:?}; a name has 1 to {longest} of a-z, 0-9, - and _"
+            ));
+        }
+        if !names.insert(name) {
+            return wrong(format!("two backends are called {name:?}"));
+        }
     }
+    Ok(())
 }
 
 fn check_lease(lease: Duration) -> Result<()> {

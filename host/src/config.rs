@@ -1,6 +1,7 @@
 //! The configuration file of a host.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 
 /// What a configuration file says, each key as the option of `althing serve` of that name. What it leaves
 /// out keeps its default. Relative paths count from the folder of the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The URL of the backend; of several, of the one that is meant where none is named.
@@ -33,6 +34,22 @@ pub struct Config {
     pub trust: Vec<PathBuf>,
     /// Whether bundles without a trusted signature are run.
     pub allow_unsigned: bool,
+}
+
+impl fmt::Debug for Config {
+    /// Leaves out the URLs of the backends, in which passwords may be.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("backends", &self.backends.keys())
+            .field("listen", &self.listen)
+            .field("socket", &self.socket)
+            .field("state", &self.state)
+            .field("lease", &self.lease)
+            .field("name", &self.name)
+            .field("trust", &self.trust)
+            .field("allow_unsigned", &self.allow_unsigned)
+            .finish_non_exhaustive()
+    }
 }
 
 const KEYS: &[&str] =

@@ -1,6 +1,7 @@
 //! What a host leaves in a backend that outlives it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,6 +161,31 @@ async fn a_host_that_cannot_reach_one_of_its_backends_starts_none() {
     assert!(records(&url).await.is_empty(), "the session it had opened stayed");
     let named = Althing::builder().named_backend("No Name", "memory:").start().await.unwrap_err();
     assert!(named.to_string().contains("cannot be called \"No Name\""), "{named}");
+    let builder = Althing::builder().named_backend("a", "memory:").named_backend("a", &url);
+    let twice = builder.start().await.unwrap_err();
+    assert!(twice.to_string().contains("two backends are called \"a\""), "{twice}");
+}
+
+async fn a_start_that_is_given_up_leaves_nothing_running() {
+    let server = server().await;
+    let (url, state) = (server.url("given-up"), tempfile::tempdir().unwrap());
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    let never = format!("redis://127.0.0.1:{}/0", deaf.local_addr().unwrap().port());
+    let builder = Althing::builder().lease(LEASE).state(state.path()).backend(&url);
+    tokio::select! {
+        started = builder.clone().named_backend("never", never).start() => panic!("{started:?}"),
+        () = async { while records(&url).await.is_empty() {} } => {}
+    }
+    // Else the one that was begun keeps the state directory, and the next is told that it is in use.
+    let again = async {
+        loop {
+            match builder.clone().start().await {
+                Ok(host) => return host,
+                Err(error) => assert_eq!(error.kind(), Kind::Busy, "{error}"),
+            }
+        }
+    };
+    timeout(AT_ONCE, again).await.expect("nothing of the first start goes on").stop().await;
 }
 
 suite! {
@@ -167,6 +193,7 @@ suite! {
     who_joins_later_is_refused_where_the_backend_promises_less_by_then,
     several_backends_of_one_host_have_nothing_in_common,
     a_host_that_cannot_reach_one_of_its_backends_starts_none,
+    a_start_that_is_given_up_leaves_nothing_running,
     a_host_that_stopped_left_nothing_but_its_groups,
     the_next_host_leads_at_once_with_a_later_term,
     two_namespaces_of_one_server_are_two_fleets,

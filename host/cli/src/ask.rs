@@ -27,7 +27,7 @@ pub(crate) struct Host {
     token_file: Option<PathBuf>,
 
     /// The backend to ask about, by its name on the host [default: its only one, or the one called default]
-    #[arg(long, global = true, help_heading = HEADING, value_name = "BACKEND", env = "ALTHING_BACKEND")]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "BACKEND", env = "ALTHING_ON")]
     on: Option<String>,
 
     /// Print JSON: one value, or one per line where they keep coming; what went wrong too

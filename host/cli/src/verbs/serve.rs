@@ -1,5 +1,6 @@
 //! `althing serve`.
 
+use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -101,7 +102,11 @@ impl Serve {
     /// Puts the options over what the configuration file says.
     fn config(self) -> Result<Config> {
         let mut file = self.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+        let mut names = HashSet::new();
         for (name, url) in self.backend {
+            if !names.insert(name.clone()) {
+                return Err(twice(name.as_deref()));
+            }
             match name {
                 None => file.backend = Some(url),
                 Some(name) => drop(file.backends.insert(name, url)),
@@ -151,6 +156,15 @@ fn named_url(text: &str) -> Result<(Option<String>, String), String> {
         Some((name, url)) if !name.contains(':') => Ok((Some(name.into()), url.into())),
         _ => Ok((None, text.into())),
     }
+}
+
+fn twice(name: Option<&str>) -> Error {
+    let message = match name {
+        None => "two backends without a name".into(),
+        Some(name) => format!("two backends are called {name:?}"),
+    };
+    Error::new(Kind::Invalid, "start host", message)
+        .advise("Give each a name of its own, as in --backend locks=URL")
 }
 
 fn public_key(file: &Path) -> Result<PublicKey> {
