@@ -12,12 +12,12 @@ use tokio::runtime::Handle;
 use crate::change::Floor;
 use crate::figure::{Count, Figure, Report, Series};
 use crate::raw::FreeLock;
-use crate::rounds::{Group, Guest, Known, Listed, Lock, Round, Told};
+use crate::rounds::{Group, Guest, Heard, Known, Listed, Lock, Round, Told};
 use crate::tooz::Tooz;
 use crate::trips::Trips;
 
 /// What is measured on each.
-pub(crate) const NAMES: [&str; 4] = ["lock", "join", "members", "change"];
+pub(crate) const NAMES: [&str; 5] = ["lock", "join", "members", "change", "watch"];
 
 const TICK: Duration = Duration::from_millis(200);
 /// How many members the group has that is asked for its members, here and in `tooz_peer.py`.
@@ -104,27 +104,35 @@ impl Sides<'_> {
         match figure {
             "lock" => {
                 let mut lock = Lock::of(&url, io).await?;
-                self.take(figure, &mut lock, FreeLock::of(&url).await?, "Tooz acquire, release").await?;
+                self.take(figure, &mut lock, FreeLock::of(&url).await?, Some("Tooz acquire, release"))
+                    .await?;
                 lock.close().await?;
                 self.count_acquires().await
             }
             "join" => {
                 let group = Group::of(&url, 1, io).await?;
-                self.take(figure, &mut Guest(&group), None::<FreeLock>, "Tooz join_group, leave_group")
+                self.take(figure, &mut Guest(&group), None::<FreeLock>, Some("Tooz join_group, leave_group"))
                     .await?;
                 group.stop().await;
                 Ok(())
             }
             "members" => {
                 let group = Group::of(&url, MEMBERS, io).await?;
-                self.take(figure, &mut Known(&group), None::<FreeLock>, "Tooz get_members").await?;
-                self.take(figure, &mut Listed(&group), None::<FreeLock>, "Tooz get_members").await?;
+                self.take(figure, &mut Known(&group), None::<FreeLock>, Some("Tooz get_members")).await?;
+                self.take(figure, &mut Listed(&group), None::<FreeLock>, Some("Tooz get_members")).await?;
                 group.stop().await;
+                Ok(())
+            }
+            "change" => {
+                let mut heard = Heard::of(&url, self.server.is_within_a_host(), io).await?;
+                let tooz_name = Some("Tooz join_group → run_watchers");
+                self.take(figure, &mut heard, None::<FreeLock>, tooz_name).await?;
+                heard.stop().await;
                 Ok(())
             }
             _ => {
                 let mut told = Told::of(&url, self.server.is_within_a_host(), io).await?;
-                self.take(figure, &mut told, Floor::of(&url).await?, "Tooz join_group → run_watchers").await
+                self.take(figure, &mut told, Floor::of(&url).await?, None).await
             }
         }
     }
@@ -135,7 +143,7 @@ impl Sides<'_> {
         figure: &str,
         ours: &mut impl Round,
         mut raw: Option<F>,
-        tooz_name: &'static str,
+        tooz_name: Option<&'static str>,
     ) -> Result<()> {
         let (mut taken, mut below, mut tooz) = (Series::default(), Series::default(), Ok(Series::default()));
         for block in 0..=BLOCKS {
@@ -150,7 +158,9 @@ impl Sides<'_> {
                     below.add(raw.round().await?);
                 }
             }
-            if let Ok(series) = &mut tooz {
+            if tooz_name.is_some()
+                && let Ok(series) = &mut tooz
+            {
                 match self.tooz_rounds(figure, rounds).await {
                     Ok(more) => series.extend(more),
                     Err(why) => tooz = Err(why),
@@ -162,12 +172,15 @@ impl Sides<'_> {
             let (name, taken) = (name.clone(), taken.clone());
             self.report.figure(Figure { name, taken, floor_name, floor, goal: None });
         };
-        match tooz {
-            Ok(series) => row(tooz_name, series),
-            Err(why) => row(why, Series::default()),
+        match (tooz_name, tooz) {
+            (None, _) => {}
+            (Some(name), Ok(series)) => row(name, series),
+            (_, Err(why)) => row(why, Series::default()),
         }
-        if let Some(raw) = raw {
-            row(raw.name(), below);
+        match raw {
+            Some(raw) => row(raw.name(), below),
+            None if tooz_name.is_none() => row("the raw client: not taught", Series::default()),
+            None => {}
         }
         Ok(())
     }
@@ -191,9 +204,9 @@ impl Sides<'_> {
         let mut ours = Vec::new();
         for _ in 0..WARM_UP {
             let before = trips.made();
-            lock.acquire().await?;
+            let taken = lock.acquire().await?;
             ours.push(trips.made() - before);
-            lock.release().await?;
+            lock.release(taken).await?;
         }
         lock.close().await?;
         let mut tooz = Tooz::start(self.plan.python.as_deref(), &url, self.folder)?;

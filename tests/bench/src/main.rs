@@ -37,7 +37,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::figure::Report;
 
 const USAGE: &str = "althing-bench [--quick] [--json] [--only death|decision|commit|change|heartbeat|swap]
-       althing-bench [--quick] [--json] [--only lock|join|members|change] --backend all|NAME,NAME [--tooz PYTHON]";
+       althing-bench [--quick] [--json] [--only lock|join|members|change|watch] --backend all|NAME,NAME [--tooz PYTHON]";
 
 /// What a measurement works with.
 struct Bench {
@@ -154,7 +154,12 @@ fn run() -> Result<bool> {
     let json = args.json;
     // As a task: the thread that blocks on a runtime is none of its workers, and waking it costs more.
     let runtime = Runtime::new()?;
-    let report = runtime.block_on(async { tokio::spawn(measure(args)).await })??;
+    let report = runtime.block_on(async {
+        tokio::select! {
+            report = tokio::spawn(measure(args)) => report?,
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        }
+    })?;
     if json {
         println!("{}", report.json())
     } else {

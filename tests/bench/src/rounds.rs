@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use althing_core::{Clock, Driver, Guard, Key, Revision, SessionId, SystemClock, Txn, Watch, limits};
-use althing_runtime::{Runtime, SessionKey};
-use anyhow::{Result, ensure};
+use althing_core::info::Event;
+use althing_core::{Clock, Driver, Guard, Key, Revision, SessionId, Stamp, SystemClock, Txn, Watch, limits};
+use althing_runtime::{GroupStream, Runtime, SessionKey};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::runtime::Handle;
 
 use crate::{change, host};
@@ -44,15 +45,16 @@ impl Lock {
     }
 
     /// Takes it.
-    pub(crate) async fn acquire(&self) -> Result<()> {
+    pub(crate) async fn acquire(&self) -> Result<Stamp> {
         let free = Txn::new().guard(Guard::Absent(self.key.clone()));
-        self.driver.commit(free.put_owned(self.key.clone(), VALUE.to_vec(), self.session)).await?;
-        Ok(())
+        let taken = free.put_owned(self.key.clone(), VALUE.to_vec(), self.session);
+        self.driver.commit(taken).await?.stamps.pop().context("a put has a stamp")
     }
 
-    /// Releases it.
-    pub(crate) async fn release(&self) -> Result<()> {
-        self.driver.commit(Txn::new().delete(self.key.clone())).await?;
+    /// Releases what was taken, if it is still that.
+    pub(crate) async fn release(&self, taken: Stamp) -> Result<()> {
+        let held = Txn::new().guard(Guard::Unchanged(self.key.clone(), taken));
+        self.driver.commit(held.delete(self.key.clone())).await?;
         Ok(())
     }
 
@@ -69,8 +71,8 @@ impl Round for Lock {
 
     async fn round(&mut self) -> Result<Duration> {
         timed(async {
-            self.acquire().await?;
-            self.release().await
+            let taken = self.acquire().await?;
+            self.release(taken).await
         })
         .await
     }
@@ -106,8 +108,11 @@ impl Group {
         self.host.stop().await;
     }
 
-    async fn join_and_leave(&self) -> Result<()> {
-        host::join(&self.host, &self.session, GROUP, self.size).await?;
+    async fn join(&self) -> Result<()> {
+        Ok(host::join(&self.host, &self.session, GROUP, self.size).await?)
+    }
+
+    async fn leave(&self) -> Result<()> {
         Ok(self.host.leave(&self.session, GROUP, &format!("member-{}", self.size)).await?)
     }
 }
@@ -121,7 +126,11 @@ impl Round for Guest<'_> {
     }
 
     async fn round(&mut self) -> Result<Duration> {
-        timed(self.0.join_and_leave()).await
+        timed(async {
+            self.0.join().await?;
+            self.0.leave().await
+        })
+        .await
     }
 }
 
@@ -191,5 +200,54 @@ impl Round for Told {
 
     async fn round(&mut self) -> Result<Duration> {
         change::change(&*self.writer, &mut *self.watch).await
+    }
+}
+
+/// A member that joins on one host, and another host that is told of it.
+pub(crate) struct Heard {
+    near: Group,
+    far: Runtime,
+    told: GroupStream,
+}
+
+impl Heard {
+    /// Starts two hosts, or two parts of one where nobody else can reach the backend. One member stays.
+    pub(crate) async fn of(url: &str, is_within_a_host: bool, io: &Handle) -> Result<Heard> {
+        let near = Group::of(url, 1, io).await?;
+        let driver = match is_within_a_host {
+            true => near.host.driver().clone(),
+            false => host::stacked(host::connect(url, io).await?, io),
+        };
+        let far = host::start(driver, limits::LEASE_DEFAULT, io).await?;
+        host::eventually("the other host sees the group", || far.group(GROUP).is_ok()).await?;
+        let told = far.watch_group(GROUP)?;
+        Ok(Heard { near, far, told })
+    }
+
+    /// Ends both hosts.
+    pub(crate) async fn stop(&self) {
+        self.near.stop().await;
+        self.far.stop().await;
+    }
+}
+
+impl Round for Heard {
+    fn name(&self) -> &'static str {
+        "join → another host told"
+    }
+
+    async fn round(&mut self) -> Result<Duration> {
+        let begin = SystemClock.now();
+        let joined = async |told: &mut GroupStream| loop {
+            match told.next().await {
+                Some(Event::Joined { .. }) => return Ok(SystemClock.now()),
+                Some(_) => {}
+                None => bail!("the host ended"),
+            }
+        };
+        let (join, heard) = tokio::join!(self.near.join(), joined(&mut self.told));
+        join?;
+        self.near.leave().await?;
+        Ok(heard?.since(begin))
     }
 }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use althing_chaos::{Backend, Plan, Programs, SCENARIOS, be_member, play, scenarios};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 const USAGE: &str = "althing-chaos [--backend NAME] [--seconds N] [--seed S] [--only SCENARIO] [--told]";
 
@@ -96,7 +96,10 @@ async fn main() -> ExitCode {
         be_the_member(words.next()).await
     } else {
         match Args::parse(words) {
-            Ok(args) => run(&args).await,
+            Ok(args) => tokio::select! {
+                outcome = run(&args) => outcome,
+                _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted; nothing is left running")),
+            },
             Err(error) => Err(error),
         }
     };

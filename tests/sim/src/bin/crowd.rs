@@ -57,7 +57,14 @@ async fn main() -> ExitCode {
         eprintln!("error: usage: {USAGE}");
         return ExitCode::FAILURE;
     };
-    let Some(told) = run(&args).await else {
+    let told = tokio::select! {
+        told = run(&args) => told,
+        _ = tokio::signal::ctrl_c() => {
+            eprintln!("error: interrupted");
+            return ExitCode::FAILURE;
+        }
+    };
+    let Some(told) = told else {
         eprintln!("error: {} is not installed", args.backend.name());
         return ExitCode::FAILURE;
     };
