@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
+use althing_test_servers::Backend;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::guests;
 use crate::steps::{capture, cargo};
+use crate::{guests, setup};
 
 /// What to run.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Those tests alone whose backend's name has this in it, such as redis.
+    /// Those backends alone that have this in their name, such as redis.
     #[arg(long, value_name = "NAME", default_value = "")]
     backend: String,
 }
@@ -30,26 +31,34 @@ struct Tally {
 /// The tests of each backend: those of the conformance suite, and the runtime's own.
 type Table = BTreeMap<String, [Tally; 2]>;
 
-/// Builds and runs the tests of all backends, and prints a row for each. Fails where one of them does.
+/// Installs the servers that are missing, builds and runs the tests of all backends, and prints a row for each. Fails
+/// where one of the tests does, or did not run.
 pub(crate) fn table(root: &Path, args: &Args) -> Result<()> {
+    let wanted = Backend::ALL.iter().filter(|backend| backend.name().contains(&args.backend));
+    wanted.filter_map(|backend| backend.program()).try_for_each(setup::require_server)?;
     guests::build(root)?;
-    let mut table = Table::new();
-    let mut failed = Vec::new();
+    let (mut table, mut failed) = (Table::new(), Vec::new());
     for Suite { program, of_runtime } in suites(root)? {
-        for (name, words) in outcomes(root, &program, &args.backend)? {
-            // Tests that are not of one backend are not of this table.
-            let Some((backend, test)) = name.split_once("::") else { continue };
-            let tally = &mut table.entry(backend.to_owned()).or_default()[usize::from(of_runtime)];
-            match words.split(',').next() {
-                Some("ok") => tally.passed += tests_of(test),
-                Some("ignored") => tally.unsupported += 1,
+        for Ended { backend, test, how } in outcomes(root, &program, &args.backend)? {
+            let tally = &mut table.entry(backend.clone()).or_default()[usize::from(of_runtime)];
+            match how.as_str() {
+                "ok" => tally.passed += tests_of(&test),
+                declared if declared.starts_with("ignored, needs") => tally.unsupported += 1,
                 _ => {
                     tally.failed += 1;
-                    failed.push(name);
+                    failed.push(format!("{backend}::{test} ({how})"));
                 }
             }
         }
     }
+    print(&table);
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+fn print(table: &Table) {
     println!("{:24} {:^34} {:^14}", "", "conformance", "runtime's own");
     println!(
         "{:24} {:>7} {:>19} {:>6} {:>7} {:>6}",
@@ -61,10 +70,6 @@ pub(crate) fn table(root: &Path, args: &Args) -> Result<()> {
             suite.passed, suite.unsupported, suite.failed, own.passed, own.failed
         );
     }
-    if !failed.is_empty() {
-        bail!("failed: {}", failed.join(", "));
-    }
-    Ok(())
 }
 
 /// Returns how many tests a line of a suite stands for: seven where it ends with `all-of-7`.
@@ -85,20 +90,44 @@ fn suites(root: &Path) -> Result<Vec<Suite>> {
     let suite = |line: &str| {
         let message: Value = serde_json::from_str(line).ok()?;
         let program = message["executable"].as_str().filter(|_| message["target"]["kind"][0] == "test")?;
-        let of_runtime = message["target"]["src_path"].as_str()?.contains("/tests/sim/");
-        let is_suite = of_runtime || message["target"]["name"] == "conformance";
+        let source = message["target"]["src_path"].as_str()?;
+        let of_runtime = source.contains("/tests/sim/");
+        // The memory driver's lies with the suite itself.
+        let is_suite = of_runtime
+            || source.ends_with("/tests/conformance.rs")
+            || source.ends_with("/tests/conformance/tests/memory.rs");
         is_suite.then(|| Suite { program: program.into(), of_runtime })
     };
     Ok(capture(&mut build)?.lines().filter_map(suite).collect())
 }
 
-/// Runs the tests of a suite that `wanted` is in the names of. Returns each with how it ended.
-fn outcomes(root: &Path, program: &Path, wanted: &str) -> Result<Vec<(String, String)>> {
+/// How a test of a backend ended.
+struct Ended {
+    backend: String,
+    test: String,
+    /// In the words of its harness: `ok`, `FAILED`, `ignored, needs …`.
+    how: String,
+}
+
+/// Runs the tests of a suite whose backend has `wanted` in its name. Fails where the suite itself does.
+fn outcomes(root: &Path, program: &Path, wanted: &str) -> Result<Vec<Ended>> {
     let mut command = Command::new(program);
-    command.arg(wanted).args(["--test-threads", "2"]).current_dir(root.join("tests/sim"));
-    let output = command.stderr(Stdio::null()).output();
+    command.arg(wanted).args(["--test-threads", "2", "--color", "never"]);
+    command.current_dir(root.join("tests/sim"));
+    let output = command.output();
     let output = output.with_context(|| format!("{} cannot be started", program.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let lines = text.lines().filter_map(|line| line.strip_prefix("test ")?.split_once(" ... "));
-    Ok(lines.map(|(name, outcome)| (name.trim().to_owned(), outcome.trim().to_owned())).collect())
+    let ended = |line: &str| {
+        let (name, how) = line.strip_prefix("test ")?.split_once(" ... ")?;
+        // Tests that are not of one backend are not of this table.
+        let (backend, test) = name.split_once("::").filter(|(backend, _)| backend.contains(wanted))?;
+        Some(Ended { backend: backend.into(), test: test.trim().into(), how: how.trim().into() })
+    };
+    if !output.status.success() {
+        eprintln!("{text}{}", String::from_utf8_lossy(&output.stderr));
+        if !text.contains("test result: FAILED") {
+            bail!("{} ended before its tests did: {}", program.display(), output.status);
+        }
+    }
+    Ok(text.lines().filter_map(ended).collect())
 }

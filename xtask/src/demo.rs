@@ -1,7 +1,7 @@
 //! `cargo xtask demo`: the main job in front of the user, with real processes.
 //!
-//! Services join a group, an operator uploads a rule, leadership moves by it, a leader dies. On all backends but
-//! memory there are three hosts, and one of them dies too. Every line of the time line is an event that a watching client was told of.
+//! Services join a group, an operator uploads a rule, leadership moves by it, a leader dies. Where hosts can share the
+//! backend there are three, and one of them dies too. Every line of the time line is an event that a watching client was told of.
 
 mod stage;
 mod timeline;
@@ -20,8 +20,8 @@ use timeline::Timeline;
 /// What to show.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where the hosts keep their state: `memory` is one host, another name is three on a private server of it, `ensemble`
-    /// is three on three ZooKeepers.
+    /// Where the hosts keep their state: `memory` and `embedded` are one host, another name is three on a private server
+    /// of it; `etcd-3` and `ensemble` are three etcds and three ZooKeepers.
     #[arg(long, default_value = "memory", value_parser = setup::backend)]
     backend: Backend,
 }

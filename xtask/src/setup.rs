@@ -12,18 +12,18 @@ use anyhow::{Context, Result, bail};
 use crate::steps::{capture, cargo, in_path, run};
 
 /// A server that tests start privately. Its name is that of its Debian package and, but for those below, of its
-/// program.
-const SERVERS: &[&str] = &["redis-server", "memcached", ZOOKEEPER, POSTGRESQL, MARIADB, ETCD];
+/// program. Packages that start a server for the whole machine, which nobody here needs, have it stopped.
+const SERVERS: &[&str] = &[REDIS, MEMCACHED, ZOOKEEPER, POSTGRESQL, MARIADB, ETCD];
+const REDIS: &str = "redis-server";
+const MEMCACHED: &str = "memcached";
 /// Runs in Java: it is there when both files are.
 const ZOOKEEPER: &str = "zookeeper";
 const ZOOKEEPER_ARCHIVE: &str = "/usr/share/java/zookeeper.jar";
-/// Its programs lie in a folder for each version, outside of `PATH`. Its package starts a server for the
-/// whole machine, which nobody here needs.
+/// Its programs lie in a folder for each version, outside of `PATH`.
 const POSTGRESQL: &str = "postgresql";
 const POSTGRESQL_PROGRAM: &str = "postgres";
 const POSTGRESQL_FOLDER: &str = "/usr/lib/postgresql";
-/// Its program has another name than its package and is not in everybody's `PATH`. Its package starts a server for the
-/// whole machine too.
+/// Its program has another name than its package and is not in everybody's `PATH`.
 const MARIADB: &str = "mariadb-server";
 const MARIADB_PROGRAM: &str = "mariadbd";
 const MARIADB_FILE: &str = "/usr/sbin/mariadbd";
@@ -147,10 +147,12 @@ fn is_debian_root() -> bool {
 fn install_package(name: &str) -> Result<()> {
     println!("  {name}: missing; installing Debian's package");
     run(apt_get().arg("update"))?;
-    run(apt_get().args(["install", "--yes", "--no-install-recommends", name]))?;
+    // Where another server would have to go for it, apt refuses, and who asked reads why.
+    run(apt_get().args(["install", "--yes", "--no-remove", "--no-install-recommends", name]))?;
     let service = match name {
-        POSTGRESQL => POSTGRESQL,
+        REDIS | MEMCACHED | POSTGRESQL => name,
         MARIADB => "mariadb",
+        ETCD => "etcd",
         _ => return Ok(()),
     };
     run(Command::new("service").args([service, "stop"]))?;
