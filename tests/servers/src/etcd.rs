@@ -86,7 +86,7 @@ impl EtcdMember {
 
     /// Tells whether it leads, as far as it knows.
     pub fn is_leader(&self) -> bool {
-        let answer = ask(self.status_port, "GET /metrics", "");
+        let answer = ask(self.status_port, "GET /metrics", "", "");
         answer.is_ok_and(|text| text.lines().any(|line| line == "etcd_server_is_leader 1"))
     }
 
@@ -109,6 +109,21 @@ impl EtcdMember {
         self.serves().await;
     }
 
+    /// Kills it, keeps what it left on disk, to be put back later, starts it again and waits until it serves.
+    pub async fn keep(&mut self) {
+        self.kill();
+        let copied = Command::new("cp").args(["-a", "data", "kept"]).current_dir(self.folder.path()).status();
+        assert!(copied.expect("cp runs").success(), "its folder can be copied");
+        self.restart().await;
+    }
+
+    /// Kills it and puts back what `keep` has kept, as an operator does who restores a backup. It does not run then.
+    pub fn set_back(&mut self) {
+        self.forget();
+        let folder = self.folder.path();
+        std::fs::rename(folder.join("kept"), folder.join("data")).expect("it was kept before");
+    }
+
     /// Kills it and removes all that it left on disk.
     pub fn forget(&mut self) {
         self.kill();
@@ -118,7 +133,20 @@ impl EtcdMember {
     /// Sends a request of API v3 as JSON, such as `("kv/compaction", r#"{"revision": 7}"#)`, and returns the answer. Not
     /// over TLS.
     pub fn post(&self, path: &str, body: &str) -> String {
-        ask(self.port, &format!("POST /v3/{path}"), body).expect("the member answers")
+        self.send(path, "", body)
+    }
+
+    /// Logs in, and sends such a request as that user.
+    pub fn post_as(&self, user: &str, password: &str, path: &str, body: &str) -> String {
+        let answer =
+            self.post("auth/authenticate", &format!(r#"{{"name": "{user}", "password": "{password}"}}"#));
+        let token = answer.split(r#""token":""#).nth(1).and_then(|rest| rest.split('"').next());
+        let token = token.unwrap_or_else(|| panic!("no token in {answer}"));
+        self.send(path, &format!("Authorization: {token}\r\n"), body)
+    }
+
+    fn send(&self, path: &str, headers: &str, body: &str) -> String {
+        ask(self.port, &format!("POST /v3/{path}"), headers, body).expect("the member answers")
     }
 }
 
@@ -260,16 +288,17 @@ async fn spawn(flags: &[String], folder: &Path) -> Result<Process, NotStarted> {
 
 /// Asks for a read through the quorum.
 fn does_serve(status_port: u16) -> bool {
-    ask(status_port, "GET /health", "").is_ok_and(|answer| answer.contains("\"health\":\"true\""))
+    ask(status_port, "GET /health", "", "").is_ok_and(|answer| answer.contains("\"health\":\"true\""))
 }
 
-/// Sends a request of HTTP and returns the body of the answer.
-fn ask(port: u16, request: &str, body: &str) -> std::io::Result<String> {
+/// Sends a request of HTTP with further `headers`, each with the end of its line, and returns the body of the answer.
+fn ask(port: u16, request: &str, headers: &str, body: &str) -> std::io::Result<String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, ASK_DEADLINE)?;
     stream.set_read_timeout(Some(ASK_DEADLINE))?;
     let length = body.len();
-    write!(stream, "{request} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n{body}")?;
+    let headers = format!("Host: 127.0.0.1\r\n{headers}Content-Length: {length}\r\n");
+    write!(stream, "{request} HTTP/1.0\r\n{headers}\r\n{body}")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())

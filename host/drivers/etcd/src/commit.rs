@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 
-use althing_core::{Committed, Error, Guard, Key, Kind, Result, SessionId, Stamp, Txn, Write, limits};
+use althing_core::{
+    Committed, Error, Guard, Key, Kind, Result, Revision, SessionId, Stamp, Txn, Write, limits,
+};
 use prost::Message;
 
 use crate::layout::{self, Layout, Side, Use};
@@ -112,9 +114,7 @@ impl<'a> Plan<'a> {
         let guards = self.txn.guards.iter().flat_map(|guard| {
             let (modified, created) = match guard {
                 Guard::Absent(_) => (0, None),
-                Guard::Unchanged(_, stamp) => {
-                    (layout::number(stamp.modified), Some(layout::number(stamp.created)))
-                }
+                Guard::Unchanged(_, stamp) => (of_a_record(stamp.modified), Some(of_a_record(stamp.created))),
             };
             let created = created.map(|created| self.compare(guard.key(), Target::Create, created));
             iter::once(self.compare(guard.key(), Target::Mod, modified)).chain(created)
@@ -278,6 +278,14 @@ fn seen_of(layout: &Layout, kv: &KeyValue) -> Result<Seen> {
     Ok(Seen { stamp: layout::stamp(kv), side, lease: kv.lease })
 }
 
+/// Returns a revision of a record as etcd compares it. Where there is no record, etcd's is 0; a record never has that one.
+fn of_a_record(revision: Revision) -> i64 {
+    match layout::number(revision) {
+        0 => i64::MAX,
+        number => number,
+    }
+}
+
 fn owner(write: &Write) -> Option<SessionId> {
     match write {
         Write::Put { session, .. } => *session,
@@ -297,7 +305,6 @@ fn check_size(request: &TxnRequest) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use althing_core::Revision;
 
     fn stamp(created: u64, modified: u64) -> Stamp {
         Stamp { created: Revision(created), modified: Revision(modified) }

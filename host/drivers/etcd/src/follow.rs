@@ -9,14 +9,15 @@ use std::time::Duration;
 use althing_core::{Key, Revision, limits};
 
 use crate::events;
+use crate::incarnation::Incarnation;
 use crate::layout;
 use crate::proto::{Event, WatchCreateRequest, WatchResponse};
 use crate::read;
-use crate::store::{self, Incarnation, Store};
+use crate::store::{self, Store};
 use crate::watch::Queue;
 use crate::wire::{Call, Feed, Refusal, Wire};
 
-/// The pause after an error; doubled for each further one in a row, up to the longest.
+/// The pause before it is tried anew; doubled for each further time in a row without progress, up to the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -25,8 +26,7 @@ const CALL: Call = Call { operation: "watch", writes: false };
 /// Everything up to `revision` of this incarnation was told.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
-    /// `None` before anything was read.
-    pub(crate) incarnation: Option<Incarnation>,
+    pub(crate) incarnation: Incarnation,
     pub(crate) revision: Revision,
 }
 
@@ -42,21 +42,19 @@ enum End {
 pub(crate) async fn follow(store: Arc<Store>, prefix: Key, mut place: Option<Place>, queue: Arc<Queue>) {
     let mut pause = PAUSE_MIN;
     loop {
-        let before = place.as_ref().map(|place| place.revision);
+        let (before, begun) = (place.as_ref().map(|place| place.revision), store.clock.now());
         let ended = step(&store, &prefix, &mut place, &queue).await;
-        if place.as_ref().map(|place| place.revision) != before {
+        let has_told = place.as_ref().map(|place| place.revision) != before;
+        if has_told || store.clock.now().since(begun) > PAUSE_MAX {
             pause = PAUSE_MIN;
         }
         match ended {
-            Ok(End::Gap) => place = None,
+            Ok(End::Gap) | Err(Refusal::Compacted) => place = None,
             Ok(End::Moved) => {}
-            Err(Refusal::Compacted) => place = None,
-            Err(refusal) => {
-                queue.fail(refusal.into_error(CALL.operation));
-                store.clock.sleep(store.chance.jitter(pause)).await;
-                pause = (pause * 2).min(PAUSE_MAX);
-            }
+            Err(refusal) => queue.fail(refusal.into_error(CALL.operation)),
         }
+        store.clock.sleep(store.chance.jitter(pause)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
@@ -90,15 +88,14 @@ async fn step_on(
             revision
         }
         Some(known) => {
-            let is_other = known.incarnation.as_ref().is_some_and(|former| *former != incarnation);
             // A store that was set back hands out its revisions again.
-            if is_other || known.revision > newest {
+            if known.incarnation != incarnation || known.revision > newest {
                 return Ok(End::Gap);
             }
             known.revision
         }
     };
-    let place = place.insert(Place { incarnation: Some(incarnation), revision });
+    let place = place.insert(Place { incarnation, revision });
     let all = store.layout.all();
     let create = WatchCreateRequest {
         key: all.start,
@@ -161,9 +158,10 @@ async fn attend(
         commits.extend(done.first().map(revision_of).map(|revision| (revision, done)));
         (count, bytes) = (0, 0);
         for (revision, events) in commits.drain(..) {
-            let changes =
-                events::changes(&store.layout, prefix, revision, events).map_err(Refusal::Failed)?;
-            let Some(changes) = changes else { return Ok(End::Gap) };
+            // What is not ours stays in the history for good. The snapshot tells whether it is still there.
+            let Ok(Some(changes)) = events::changes(&store.layout, prefix, revision, events) else {
+                return Ok(End::Gap);
+            };
             if !queue.add(revision, changes) {
                 return Ok(End::Gap);
             }

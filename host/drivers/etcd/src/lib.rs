@@ -7,7 +7,10 @@
 //! goes through the quorum, a session is a lease with a record of its own (`session.rs` says why it can be
 //! believed), and a watch is one of etcd's over the whole namespace. etcd's revisions are the namespace's: they rise over
 //! restarts and over the loss of members. A cluster set back to a backup hands out revisions again; watches tell it
-//! by a resync, but tokens of terms before it may then be the higher ones.
+//! by a resync where anything of etcd shows it (`incarnation.rs` says what), but tokens of terms before it may then be the
+//! higher ones.
+//!
+//! The level is that of the cluster as it was when the host connected: L2 where three members or more voted, else L1.
 //!
 //! One connection to one member serves all calls. A member that does not answer in time, or has no leader, is left, and
 //! the next call goes to the next of the URL.
@@ -22,6 +25,7 @@
 mod commit;
 mod events;
 mod follow;
+mod incarnation;
 mod layout;
 mod line;
 mod proto;
@@ -43,6 +47,7 @@ use althing_core::{
 use async_trait::async_trait;
 
 use crate::follow::Place;
+use crate::incarnation::Incarnation;
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::watch::EtcdWatch;
@@ -78,6 +83,8 @@ impl Etcd {
     }
 }
 
+/// Says what a cluster promises, by the members that vote as it is connected to. Those that join or leave later change
+/// nothing until the host connects anew, at its next start.
 fn capability(voters: usize, lease_min: Duration) -> Capability {
     Capability {
         backend: "etcd".into(),
@@ -136,7 +143,8 @@ impl Driver for Etcd {
     async fn watch(&self, prefix: &Key, from: Revision) -> Result<Box<dyn Watch>> {
         self.capability.check_key("watch", prefix)?;
         self.store.wire("watch", self.store.deadline()).await?;
-        let place = (from != Revision::ZERO).then_some(Place { incarnation: None, revision: from });
+        let place = Place { incarnation: Incarnation::FIRST, revision: from };
+        let place = (from != Revision::ZERO).then_some(place);
         Ok(Box::new(EtcdWatch::start(self.store.clone(), prefix.clone(), place)))
     }
 }

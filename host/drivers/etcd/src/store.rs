@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use althing_core::{BootTime, Chance, Clock, Error, Kind, Result, Revision};
-use bytes::Bytes;
+use althing_core::{BootTime, Chance, Clock, Error, Kind, Result, Revision, limits};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
+use crate::incarnation::{Incarnation, Met, Origin};
 use crate::layout::{self, FORMAT, Layout};
 use crate::proto::{
     Compare, Header, KeyValue, PutRequest, RangeRequest, RequestOp, Target, TxnRequest, TxnResponse,
@@ -20,6 +20,11 @@ use crate::wire::{Call, Refusal, Wire};
 const VERSION_MIN: (u32, u32) = (3, 4);
 /// How long one member may be silent before the next is tried beside it.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// A member that was silent for so long is left when a call is dropped. Where the URL allows a call more than
+/// [`limits::CALL_DEADLINE`], a host drops it before its time is up here, and a member that went without a word would be
+/// asked again and again.
+const SILENCE: Duration = Duration::from_secs(1);
+const _: () = assert!(SILENCE.as_millis() * 2 <= limits::CALL_DEADLINE.as_millis());
 /// How often a call logs in anew because its login has run out.
 const LOGINS_MAX: u32 = 2;
 
@@ -34,6 +39,8 @@ pub(crate) struct Store {
     first: AtomicUsize,
     // A std Mutex: held for a clone, never over an await.
     live: Mutex<Live>,
+    // Likewise.
+    met: Mutex<Met>,
     /// Held by whoever connects, so that a thousand callers make one connection.
     connecting: tokio::sync::Mutex<()>,
 }
@@ -45,13 +52,20 @@ struct Live {
     failure: Option<Error>,
 }
 
-/// What tells one state of a namespace from another that took its place: a cluster made anew, or set back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Incarnation {
-    cluster: u64,
-    /// When the namespace was taken into use, and by what random name.
-    begun: i64,
-    name: Bytes,
+/// A call that was sent. Dropping it when the member was silent for long leaves the member.
+struct Sent<'a> {
+    store: &'a Store,
+    wire: &'a Wire,
+    at: BootTime,
+    is_over: bool,
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        if !self.is_over && self.store.clock.now().since(self.at) >= SILENCE {
+            self.store.leave(self.wire);
+        }
+    }
 }
 
 impl Store {
@@ -65,6 +79,7 @@ impl Store {
             clock,
             chance,
             live: Mutex::default(),
+            met: Mutex::default(),
             connecting: tokio::sync::Mutex::new(()),
         }
     }
@@ -100,7 +115,10 @@ impl Store {
     {
         for _ in 0..LOGINS_MAX {
             let wire = self.wire(call.operation, deadline).await.map_err(Refusal::Failed)?;
-            let Some(done) = self.within(deadline, work(wire.clone())).await else {
+            let mut sent = Sent { store: self, wire: &wire, at: self.clock.now(), is_over: false };
+            let done = self.within(deadline, work(wire.clone())).await;
+            sent.is_over = true;
+            let Some(done) = done else {
                 self.leave(&wire);
                 let late = self.late(call.operation).with("server", wire.server());
                 let late = if call.writes { late.with_unknown_effect() } else { late };
@@ -139,26 +157,28 @@ impl Store {
     /// Reads, through the quorum, which state of the namespace this is, and its revision now.
     pub(crate) async fn now(&self, call: Call, wire: &Wire) -> Result<(Incarnation, Revision), Refusal> {
         let range = RangeRequest { key: self.layout.meta(), ..RangeRequest::default() };
+        let known = lock(&self.met).term();
         let found = wire.range(call, range).await?;
         let header = header(call.operation, found.header).map_err(Refusal::Failed)?;
-        let incarnation = self.read_meta(&header, found.kvs.first()).map_err(Refusal::Failed)?;
+        let origin = self.read_meta(&header, found.kvs.first()).map_err(Refusal::Failed)?;
+        let incarnation = lock(&self.met).meet(origin, known, header.raft_term);
         Ok((incarnation, layout::revision(header.revision)))
     }
 
     async fn connect(&self) -> Result<Arc<Wire>> {
-        let failures = self.lock().failures;
+        let failures = lock(&self.live).failures;
         let _turn = self.connecting.lock().await;
         if let Some(wire) = self.open_one() {
             return Ok(wire);
         }
         // Whoever had the turn while we waited has just failed: his failure is ours.
-        if let Live { failures: now, failure: Some(failure), .. } = &*self.lock()
+        if let Live { failures: now, failure: Some(failure), .. } = &*lock(&self.live)
             && *now != failures
         {
             return Err(failure.clone());
         }
         let dialled = self.dial_some().await;
-        let mut live = self.lock();
+        let mut live = lock(&self.live);
         match &dialled {
             Ok(wire) => live.wire = Some(wire.clone()),
             Err(error) => {
@@ -240,7 +260,7 @@ impl Store {
         self.now(call, wire).await.map(drop)
     }
 
-    fn read_meta(&self, header: &Header, found: Option<&KeyValue>) -> Result<Incarnation> {
+    fn read_meta(&self, header: &Header, found: Option<&KeyValue>) -> Result<Origin> {
         let wrong = |message: String| {
             Error::new(Kind::Format, "connect", message).with("namespace", &self.settings.namespace)
         };
@@ -257,22 +277,22 @@ impl Store {
             return Err(error.advise("Choose another namespace, or a host of the version that wrote it"));
         }
         let name = found.value.clone();
-        Ok(Incarnation { cluster: header.cluster_id, begun: found.create_revision, name })
+        Ok(Origin { cluster: header.cluster_id, begun: found.create_revision, name })
     }
 
     fn open_one(&self) -> Option<Arc<Wire>> {
-        self.lock().wire.clone().filter(|wire| wire.is_open())
+        lock(&self.live).wire.clone().filter(|wire| wire.is_open())
     }
 
     pub(crate) fn late(&self, operation: &'static str) -> Error {
         let message = format!("no answer of etcd within {} ms", self.settings.timeout.as_millis());
         Error::new(Kind::Timeout, operation, message).with("servers", self.settings.address())
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Live> {
-        // Nothing under the lock can panic; a poisoned one would still guard a whole state.
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing under the locks can panic; a poisoned one would still guard a whole state.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns the header, which every answer has.

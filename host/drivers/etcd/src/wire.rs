@@ -43,7 +43,7 @@ const PING_EVERY: Duration = Duration::from_secs(6);
 pub(crate) enum Refusal {
     /// What was asked about is no longer kept.
     Compacted,
-    /// The login of this connection has run out. Nothing was done.
+    /// The login of this connection has run out, or is of before users or roles changed. Nothing was done.
     LoggedOut,
     /// The answer would be too large. Only where nothing is written.
     TooLarge,
@@ -300,7 +300,10 @@ impl Feed {
         if answer.compact_revision > 0 {
             return Err(Refusal::Compacted);
         }
-        Err(fault(self.call, &self.server, Status::unavailable(answer.cancel_reason)))
+        // The whole status in words: "rpc error: code = PermissionDenied desc = etcdserver: permission denied".
+        let reason = answer.cancel_reason;
+        let reason = reason.split_once(" desc = ").map_or(reason.as_str(), |(_, reason)| reason);
+        Err(fault(self.call, &self.server, Status::unavailable(reason)))
     }
 }
 
@@ -333,10 +336,12 @@ const SAYINGS: &[(&str, Saying)] = &[
     ("etcdserver: requested lease not found", Saying::NoLease),
     ("etcdserver: lease already exists", Saying::LeaseExists),
     ("etcdserver: invalid auth token", Saying::LoggedOut),
-    ("etcdserver: auth: revision in header is old", Saying::LoggedOut),
+    // A token of `--auth-token=jwt` says of which state of users and roles it is. It is looked at before anything is applied.
+    ("etcdserver: revision of auth store is old", Saying::LoggedOut),
+    // The same before 3.5.2. Debian's 3.4.23 says the first.
+    ("auth: revision in header is old", Saying::LoggedOut),
     ("etcdserver: no leader", Saying::Behind),
     ("etcdserver: not capable", Saying::Behind),
-    ("etcdserver: server stopped", Saying::Behind),
     ("etcdserver: too many requests", Saying::Busy),
     ("etcdserver: request is too large", Saying::TooLarge("Raise etcd's --max-request-bytes")),
     ("etcdserver: too many operations in txn request", Saying::TooLarge("Raise etcd's --max-txn-ops to 128")),
@@ -385,9 +390,13 @@ fn fault(call: Call, server: &str, status: Status) -> Refusal {
         Some(Saying::LoggedOut) => Refusal::LoggedOut,
         Some(Saying::Behind) => Refusal::Outage(error(Kind::Unavailable, status)),
         Some(Saying::Busy) => Refusal::Failed(error(Kind::Busy, status)),
-        Some(Saying::Full) => Refusal::Failed(error(Kind::Unavailable, status).advise(
-            "Compact and defragment etcd, then `etcdctl alarm disarm`; or raise --quota-backend-bytes",
-        )),
+        Some(Saying::Full) => {
+            let error = error(Kind::Unavailable, status).advise(
+                "Compact and defragment etcd, then `etcdctl alarm disarm`; or raise --quota-backend-bytes",
+            );
+            // Whoever comes first over the quota is told so after what he asked for was applied.
+            Refusal::Failed(if call.writes { error.with_unknown_effect() } else { error })
+        }
         Some(Saying::TooLarge(advice)) => Refusal::Failed(error(Kind::TooLarge, status).advise(advice)),
         Some(Saying::Denied(advice)) => Refusal::Failed(error(Kind::Denied, status).advise(advice)),
         None => unheard_of(call, server, status),
@@ -444,11 +453,27 @@ mod tests {
     fn knows_what_was_not_done() {
         check(Status::unavailable("etcdserver: no leader"), Kind::Unavailable, Effect::None);
         check(Status::unavailable("etcdserver: request timed out"), Kind::Unavailable, Effect::Unknown);
+        // Both are said also of what was proposed, or applied, already.
+        check(Status::unavailable("etcdserver: server stopped"), Kind::Unavailable, Effect::Unknown);
+        let full = "etcdserver: mvcc: database space exceeded";
+        check(Status::resource_exhausted(full), Kind::Unavailable, Effect::Unknown);
         check(Status::unknown("connection reset"), Kind::Unavailable, Effect::Unknown);
         check(Status::resource_exhausted("etcdserver: too many requests"), Kind::Busy, Effect::None);
         check(Status::invalid_argument("etcdserver: request is too large"), Kind::TooLarge, Effect::None);
         check(Status::permission_denied("etcdserver: permission denied"), Kind::Denied, Effect::None);
         check(Status::out_of_range("too long"), Kind::Unavailable, Effect::Unknown);
         check(Status::invalid_argument("etcdserver: duplicate key"), Kind::Internal, Effect::None);
+    }
+
+    #[test]
+    fn logs_in_anew_where_the_login_is_too_old() {
+        for status in [
+            Status::unauthenticated("etcdserver: invalid auth token"),
+            Status::invalid_argument("etcdserver: revision of auth store is old"),
+            Status::unknown("auth: revision in header is old"),
+        ] {
+            let refusal = fault(WRITE, "h:1", status);
+            assert!(matches!(refusal, Refusal::LoggedOut), "{refusal:?}");
+        }
     }
 }

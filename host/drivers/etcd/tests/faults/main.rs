@@ -12,6 +12,9 @@
     reason = "a test: what it does not expect ends it"
 )]
 
+mod links;
+mod logins;
+mod replaced;
 mod strangers;
 
 use std::sync::Arc;
@@ -23,18 +26,29 @@ use althing_core::{
     SessionId, SystemClock, Txn, Watch,
 };
 use althing_driver_etcd::Etcd;
-use althing_test_servers::{Etcd as Server, EtcdMember, EtcdOptions, free_port};
-use strangers::{
-    namespaces_do_not_see_each_other, needs_no_right_but_on_the_prefix_of_its_namespace,
-    promises_what_the_cluster_keeps, refuses_a_namespace_of_another_layout,
-    refuses_a_transaction_that_etcd_would_not_take,
+use althing_test_servers::{Etcd as Server, EtcdMember, EtcdOptions};
+use links::{
+    a_member_that_went_without_a_word_is_left_by_hosts_less_patient_than_the_url,
+    a_watch_goes_on_after_its_connection_was_cut, a_watch_is_told_on_after_a_compaction_of_what_it_has_seen,
+    a_watch_that_compaction_overtook_resyncs, finds_the_member_that_lives,
+};
+use logins::{
+    a_watch_tells_that_it_may_not_read_all_of_the_namespace,
+    calls_go_on_while_the_users_change_of_whom_a_login_tells,
+    needs_no_right_but_on_the_prefix_of_its_namespace,
     refuses_a_wrong_password_and_none_and_outlives_the_end_of_its_login,
-    shows_its_certificate_to_a_server_that_asks_for_one,
+};
+use replaced::{
+    a_store_set_back_to_a_backup_is_told_however_far_it_went_since,
+    a_watch_made_anew_over_the_loss_of_the_store_resyncs, tells_that_the_store_was_lost,
+};
+use strangers::{
+    a_foreign_key_stops_a_watch_for_as_long_as_it_is_there, namespaces_do_not_see_each_other,
+    promises_what_the_cluster_keeps, refuses_a_namespace_of_another_layout,
+    refuses_a_transaction_that_etcd_would_not_take, shows_its_certificate_to_a_server_that_asks_for_one,
     speaks_tls_with_the_server_it_trusts_and_with_no_other,
 };
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::watch;
 
 althing_test_servers::suite! {
     "etcd":
@@ -51,10 +65,16 @@ althing_test_servers::suite! {
     a_watch_that_compaction_overtook_resyncs,
     a_watch_is_told_on_after_a_compaction_of_what_it_has_seen,
     tells_that_the_store_was_lost,
+    a_watch_made_anew_over_the_loss_of_the_store_resyncs,
+    a_store_set_back_to_a_backup_is_told_however_far_it_went_since,
     finds_the_member_that_lives,
+    a_member_that_went_without_a_word_is_left_by_hosts_less_patient_than_the_url,
     refuses_a_wrong_password_and_none_and_outlives_the_end_of_its_login,
     needs_no_right_but_on_the_prefix_of_its_namespace,
+    calls_go_on_while_the_users_change_of_whom_a_login_tells,
+    a_watch_tells_that_it_may_not_read_all_of_the_namespace,
     refuses_a_namespace_of_another_layout,
+    a_foreign_key_stops_a_watch_for_as_long_as_it_is_there,
     namespaces_do_not_see_each_other,
     refuses_a_transaction_that_etcd_would_not_take,
     promises_what_the_cluster_keeps,
@@ -123,6 +143,35 @@ async fn watch_all(driver: &Etcd) -> Box<dyn Watch> {
     let mut watch = driver.watch(&Key::default(), Revision::ZERO).await.unwrap();
     assert!(matches!(next(&mut *watch).await, Delta::Resync { .. }));
     watch
+}
+
+/// Waits for the next error of a watch, whatever it tells before.
+async fn next_error(watch: &mut dyn Watch) -> Error {
+    loop {
+        if let Err(error) = watch.next().await {
+            return error;
+        }
+    }
+}
+
+/// Checks that a watch that can tell nothing does not ask again and again.
+async fn check_paced(watch: &mut dyn Watch, kind: Kind) {
+    let (until, mut errors) = (SystemClock.now() + Duration::from_secs(2), Vec::new());
+    loop {
+        tokio::select! {
+            told = watch.next() => errors.push(told.unwrap_err().kind()),
+            () = SystemClock.sleep_until(until) => break,
+        }
+    }
+    assert!(errors.len() <= 10 && errors.iter().all(|told| *told == kind), "{errors:?}");
+}
+
+/// Waits for what must not take long.
+async fn soon<T>(work: impl Future<Output = T>) -> T {
+    tokio::select! {
+        done = work => done,
+        () = SystemClock.sleep(Duration::from_secs(10)) => panic!("it does not come"),
+    }
 }
 
 #[track_caller]
@@ -390,128 +439,4 @@ async fn a_session_whose_lease_a_stranger_ended_is_lost() {
     let lease = session.0 as u64 & i64::MAX as u64;
     server.members()[0].post("lease/revoke", &format!(r#"{{"ID": "{lease}"}}"#));
     check_lost(&driver, session, &mut *watch).await;
-}
-
-/// Passes connections on to a port, as long as it is open.
-struct Passage {
-    port: u16,
-    is_open: watch::Sender<bool>,
-}
-
-impl Passage {
-    async fn to(server: u16) -> Passage {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let is_open = watch::Sender::new(true);
-        let opened = is_open.subscribe();
-        tokio::spawn(async move {
-            while let Ok((mut inner, _)) = listener.accept().await {
-                let mut opened = opened.clone();
-                tokio::spawn(async move {
-                    if !*opened.borrow() {
-                        return;
-                    }
-                    let mut outer = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut inner, &mut outer) => {}
-                        _ = opened.wait_for(|open| !open) => {}
-                    }
-                });
-            }
-        });
-        Passage { port, is_open }
-    }
-
-    fn url(&self) -> String {
-        format!("etcd://127.0.0.1:{}/?namespace=n", self.port)
-    }
-}
-
-async fn a_watch_goes_on_after_its_connection_was_cut() {
-    let server = start(1).await;
-    let passage = Passage::to(server.members()[0].port()).await;
-    let (near, far) = (connect(&server.url("n")).await.unwrap(), connect(&passage.url()).await.unwrap());
-    let mut watch = watch_all(&far).await;
-    for round in 0..5 {
-        passage.is_open.send_replace(false);
-        let (missed, key) = (format!("{round}/missed"), format!("{round}/live"));
-        put(&near, &missed, "").await.unwrap();
-        near.commit(Txn::new().delete(missed.as_str().into())).await.unwrap();
-        passage.is_open.send_replace(true);
-        put(&near, &key, "").await.unwrap();
-        let mut told = Vec::new();
-        while told.len() < 3 {
-            told.extend(next_changes(&mut *watch).await.iter().map(|change| change.key().clone()));
-        }
-        let expected = [missed.as_str(), missed.as_str(), key.as_str()].map(Key::from);
-        assert_eq!(told, expected);
-    }
-}
-
-fn compact(server: &Server, revision: Revision) {
-    let answer = server.members()[0].post("kv/compaction", &format!(r#"{{"revision": "{}"}}"#, revision.0));
-    assert!(!answer.contains("error"), "{answer}");
-}
-
-async fn a_watch_that_compaction_overtook_resyncs() {
-    let server = start(1).await;
-    let passage = Passage::to(server.members()[0].port()).await;
-    let (near, far) = (connect(&server.url("n")).await.unwrap(), connect(&passage.url()).await.unwrap());
-    let early = put(&near, "gone", "1").await.unwrap();
-    let mut watch = watch_all(&far).await;
-    passage.is_open.send_replace(false);
-    near.commit(Txn::new().delete("gone".into())).await.unwrap();
-    put(&near, "new", "1").await.unwrap();
-    let last = put(&near, "new", "2").await.unwrap();
-    compact(&server, last);
-    passage.is_open.send_replace(true);
-    let mut late = near.watch(&Key::default(), early).await.unwrap();
-    for watch in [&mut watch, &mut late] {
-        let Delta::Resync { records, revision } = next(&mut **watch).await else { panic!("a hidden gap") };
-        let names: Vec<_> =
-            records.iter().map(|record| (record.key.clone(), record.stamp.modified)).collect();
-        assert_eq!(names, [("new".into(), last)]);
-        assert!(revision >= last);
-    }
-    let more = put(&near, "more", "").await.unwrap();
-    assert_eq!(next_changes(&mut *watch).await[0].revision(), more);
-}
-
-async fn a_watch_is_told_on_after_a_compaction_of_what_it_has_seen() {
-    let server = start(1).await;
-    let driver = connect(&server.url("n")).await.unwrap();
-    let mut watch = watch_all(&driver).await;
-    for _ in 0..5 {
-        let made = put(&driver, "a", "1").await.unwrap();
-        assert_eq!(next_changes(&mut *watch).await[0].revision(), made);
-        compact(&server, made);
-        let gone = driver.commit(Txn::new().delete("a".into())).await.unwrap().revision;
-        assert_eq!(next_changes(&mut *watch).await[0].revision(), gone);
-    }
-}
-
-async fn tells_that_the_store_was_lost() {
-    let mut server = start(1).await;
-    let driver = connect(&server.url("n")).await.unwrap();
-    let session = session_with_a_record(&driver, LEASE).await;
-    let mut watch = watch_all(&driver).await;
-    server.members_mut()[0].forget();
-    server.restart().await;
-    let error = insist(async || driver.renew(session).await).await.unwrap_err();
-    check_error(&error, Kind::SessionLost, Effect::None);
-    let Delta::Resync { records, .. } = next(&mut *watch).await else { panic!("the loss was hidden") };
-    assert!(records.is_empty(), "{records:?}");
-    let made = put(&driver, "a", "1").await.unwrap();
-    assert_eq!(next_changes(&mut *watch).await[0].revision(), made);
-}
-
-async fn finds_the_member_that_lives() {
-    let server = start(1).await;
-    let live = server.members()[0].port();
-    let (dead, other) = (free_port(), free_port());
-    for _ in 0..4 {
-        // Which one is tried first is chance.
-        let url = format!("etcd://127.0.0.1:{dead},127.0.0.1:{live},127.0.0.1:{other}/?namespace=n");
-        put(&connect(&url).await.unwrap(), "a", "1").await.unwrap();
-    }
 }

@@ -1,89 +1,36 @@
-//! Members, namespaces and clients that are not what they should be, and who may speak to whom.
+//! Members and namespaces that are not what they should be, and who may speak to whom.
 
 use std::time::Duration;
 
-use althing_core::{Clock, Delta, Driver, Effect, Key, Kind, Level, Revision, SystemClock, Txn, limits};
+use althing_core::{Delta, Driver, Effect, Key, Kind, Level, Revision, Txn, limits};
 use althing_test_servers::{Etcd as Server, EtcdOptions, ready_for};
 use base64::Engine as _;
 
 use crate::{
-    LEASE, check_error, connect, insist, is_outage, next, next_changes, put, session_with_a_record, start,
-    value, watch_all,
+    check_error, check_paced, connect, is_outage, next, next_changes, next_error, put, soon, start, value,
+    watch_all,
 };
 
-async fn check_refused(url: &str, kind: Kind, said: &str) {
+pub(crate) async fn check_refused(url: &str, kind: Kind, said: &str) {
     let error = connect(url).await.unwrap_err();
     check_error(&error, kind, Effect::None);
     assert!(error.to_string().contains(said), "{error}");
     assert!(!error.to_string().contains("hunter2"), "{error}");
 }
 
-pub(crate) async fn refuses_a_wrong_password_and_none_and_outlives_the_end_of_its_login() {
-    // Logins are forgotten after a second.
-    let settings = vec![("auth-token-ttl".to_owned(), "1".to_owned())];
-    let mut server = Server::start(1, EtcdOptions { settings, ..EtcdOptions::default() }).await.unwrap();
-    let url = |login: &str| format!("etcd://{login}127.0.0.1:{}/?namespace=n", server.members()[0].port());
-    let (right, wrong, none) = (url("root:right@"), url("root:hunter2@"), url(""));
-    check_refused(&right, Kind::Denied, "authentication is not enabled").await;
-    enable_logins(&server);
-    check_refused(&wrong, Kind::Denied, "invalid user ID or password").await;
-    check_refused(&none, Kind::Denied, "user name is empty").await;
-    let driver = connect(&right).await.unwrap();
-    let session = session_with_a_record(&driver, LEASE).await;
-    let mut watch = watch_all(&driver).await;
-    SystemClock.sleep(Duration::from_secs(3)).await;
-    driver.renew(session).await.unwrap();
-    let made = put(&driver, "a", "1").await.unwrap();
-    assert_eq!(next_changes(&mut *watch).await[0].revision(), made);
-    server.restart().await;
-    let made = insist(async || put(&driver, "b", "1").await).await.unwrap();
-    assert_eq!(next_changes(&mut *watch).await[0].revision(), made);
+/// Writes text as somebody who knows nothing of us.
+fn write(server: &Server, key: &str, value: &str) {
+    server.members()[0].post("kv/put", &format!(r#"{{"key": "{}", "value": "{}"}}"#, text(key), text(value)));
 }
 
-/// Makes the users `root` and `app`, of whom one may everything and the other use the namespace `n`.
-fn enable_logins(server: &Server) {
-    let text = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-    let rights = format!(
-        r#"{{"name": "app", "perm": {{"permType": "READWRITE", "key": "{}", "range_end": "{}"}}}}"#,
-        text("althing/n/"),
-        text("althing/n0")
-    );
-    for (path, body) in [
-        ("auth/user/add", r#"{"name": "root", "password": "right"}"#),
-        ("auth/role/add", r#"{"name": "root"}"#),
-        ("auth/user/grant", r#"{"user": "root", "role": "root"}"#),
-        ("auth/user/add", r#"{"name": "app", "password": "hunter2"}"#),
-        ("auth/role/add", r#"{"name": "app"}"#),
-        ("auth/role/grant", rights.as_str()),
-        ("auth/user/grant", r#"{"user": "app", "role": "app"}"#),
-        ("auth/enable", "{}"),
-    ] {
-        let answer = server.members()[0].post(path, body);
-        assert!(!answer.contains("error"), "{answer}");
-    }
-}
-
-pub(crate) async fn needs_no_right_but_on_the_prefix_of_its_namespace() {
-    let server = start(1).await;
-    enable_logins(&server);
-    let url = |namespace: &str| server.url(namespace).replace("//", "//app:hunter2@");
-    let driver = connect(&url("n")).await.unwrap();
-    let session = session_with_a_record(&driver, LEASE).await;
-    let mut watch = watch_all(&driver).await;
-    driver.renew(session).await.unwrap();
-    driver.commit(Txn::new().delete("mine".into())).await.unwrap();
-    assert_eq!(next_changes(&mut *watch).await.len(), 1);
-    driver.close(session).await.unwrap();
-    check_refused(&url("other"), Kind::Denied, "althing/<namespace>/").await;
+/// Returns text as etcd's JSON has it.
+pub(crate) fn text(text: &str) -> String {
+    base64::engine::general_purpose::STANDARD.encode(text)
 }
 
 pub(crate) async fn refuses_a_namespace_of_another_layout() {
     let server = start(1).await;
-    let text = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-    let write = |key: &str, value: &str| {
-        let body = format!(r#"{{"key": "{}", "value": "{}"}}"#, text(key), text(value));
-        server.members()[0].post("kv/put", &body);
-    };
+    let write = |key, value| write(&server, key, value);
     write("althing/newer/meta", "2 abc");
     write("althing/records/r/x", "1");
     check_refused(&server.url("newer"), Kind::Format, "layout version 2").await;
@@ -93,6 +40,38 @@ pub(crate) async fn refuses_a_namespace_of_another_layout() {
     let error = driver.list(&Key::default(), None, 0).await.unwrap_err();
     check_error(&error, Kind::Format, Effect::None);
     assert!(error.to_string().contains("althing/n/r/a"), "{error}");
+}
+
+pub(crate) async fn a_foreign_key_stops_a_watch_for_as_long_as_it_is_there() {
+    let server = start(1).await;
+    let driver = connect(&server.url("n")).await.unwrap();
+    let mut watch = watch_all(&driver).await;
+    let mut beside = driver.watch(&"b".into(), Revision::ZERO).await.unwrap();
+    assert!(matches!(next(&mut *beside).await, Delta::Resync { .. }));
+    write(&server, "althing/n/r/a", "1");
+    let error = soon(next_error(&mut *watch)).await;
+    check_error(&error, Kind::Format, Effect::None);
+    assert!(error.to_string().contains("althing/n/r/a"), "{error}");
+    check_paced(&mut *watch, Kind::Format).await;
+    // Below another prefix nothing is amiss.
+    assert!(matches!(soon(next(&mut *beside)).await, Delta::Resync { .. }));
+    let made = put(&driver, "b", "1").await.unwrap();
+    assert_eq!(soon(next_changes(&mut *beside)).await[0].revision(), made);
+
+    let removed = format!(r#"{{"key": "{}"}}"#, text("althing/n/r/a"));
+    server.members()[0].post("kv/deleterange", &removed);
+    let resync = soon(async {
+        loop {
+            match watch.next().await {
+                Err(error) => assert_eq!(error.kind(), Kind::Format, "{error}"),
+                Ok(delta) => break delta,
+            }
+        }
+    });
+    let Delta::Resync { records, .. } = resync.await else { panic!("no snapshot") };
+    assert_eq!(records.iter().map(|record| &record.key).collect::<Vec<_>>(), [&Key::from("b")]);
+    let made = put(&driver, "b", "2").await.unwrap();
+    assert_eq!(soon(next_changes(&mut *watch)).await[0].revision(), made);
 }
 
 pub(crate) async fn namespaces_do_not_see_each_other() {
