@@ -123,8 +123,9 @@ const DOORS: &[Door] = &[
 ];
 
 /// What files a process can lock, sync and listen to is asked by the drivers that keep records in them, and for the state
-/// directory of a host.
+/// directory of a host; on what they lie, once for all drivers.
 const KERNEL_FILES: &[&str] = &[
+    "host/core/src/ground.rs",
     "host/drivers/file/src/disk.rs",
     "host/drivers/embedded/src/disk.rs",
     "host/drivers/embedded/src/wire.rs",

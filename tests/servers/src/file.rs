@@ -49,6 +49,21 @@ impl Folder {
         folder.unless_skipped("mount an ext4")
     }
 
+    /// Makes one on an overlay whose upper directory lies on this one, which has to outlive it. `None` where this user may not,
+    /// and nothing requires it.
+    pub fn under_overlay(&self, options: &str) -> Option<Folder> {
+        let layers = tempfile::tempdir_in(self.mount_point()).expect("a directory can be made").keep();
+        let layer = |name: &str| {
+            let layer = layers.join(name);
+            std::fs::create_dir(&layer).expect("a directory can be made");
+            format!("{name}dir={}", layer.display())
+        };
+        let layers = ["lower", "upper", "work"].map(layer).join(",");
+        let mut folder = Folder::new();
+        folder.mount(&["-t", "overlay", "-o", &format!("{layers}{options}"), "overlay"]);
+        folder.unless_skipped("mount an overlay")
+    }
+
     /// Makes one of what the disk below an ext4 holds now, as after a loss of power: what was not synced is not there.
     pub fn after_power_loss(&self) -> Folder {
         let mut folder = Folder::new();

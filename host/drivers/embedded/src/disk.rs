@@ -6,22 +6,23 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use althing_core::{Error, Ground, Kind, Result};
-use rustix::fs::fstatfs;
 
 /// Opens the file at `path`, or has it made, and locks it until it is closed. A new file gets its name when `make` has
 /// filled it, so that a crash leaves a whole one or none; only an empty file is ever replaced. A missing folder is made if
-/// the one above it is there. Returns as well whether what is synced to it lasts.
+/// the one above it is there. Returns as well whether what is synced to it lasts, and its name does.
 ///
 /// Fails with `Busy` where another process has the file, `NotFound` where there is no folder to make it in, `Unsupported`
 /// on a file system of other machines, `Invalid` where something else has the name, and `Denied` or `Unavailable` as the system says.
 pub(crate) fn take(path: &Path, make: impl FnOnce(File) -> Result<()>) -> Result<(File, bool)> {
     let folder = folder(path)?;
-    let durable = check_ground(&folder, path)?;
+    let keeps_name = check_ground(&folder, path)?;
     let file = match open(path)? {
-        Some(file) => lock(file, path),
-        None => make_in(&folder, path, make),
+        Some(file) => lock(file, path)?,
+        None => make_in(&folder, path, make)?,
     };
-    Ok((file?, durable))
+    // A link, or a mount on it, may have led elsewhere than to its folder.
+    let keeps_bytes = check_ground(&file, path)?;
+    Ok((file, keeps_name && keeps_bytes))
 }
 
 /// Opens the folder of `path`.
@@ -43,12 +44,11 @@ fn folder(path: &Path) -> Result<File> {
     })
 }
 
-/// Tells whether what is synced to `folder` lasts.
-fn check_ground(folder: &File, path: &Path) -> Result<bool> {
-    let status = fstatfs(folder).map_err(|error| failed("no word about the disk", path, error.into()))?;
-    match Ground::of(status.f_type as u64) {
+/// Tells whether what is synced to `on`, which is the folder of `path` or what was opened there, lasts.
+fn check_ground(on: &File, path: &Path) -> Result<bool> {
+    match Ground::of(on).map_err(|error| failed("no word about the disk", path, error))? {
         Ground::Durable => Ok(true),
-        Ground::Memory => Ok(false),
+        Ground::Volatile => Ok(false),
         Ground::Foreign(name) => {
             let message = format!("the file lies on a file system that is {name}");
             Err(Error::new(Kind::Unsupported, "connect", message).with("file", path.display()).advise(

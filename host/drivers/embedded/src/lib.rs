@@ -22,7 +22,8 @@
 //! file is opened again, under the same lock: what it holds then tells whether the commit was written; where the disk did
 //! not keep what it took, or cannot be read, the effect is unknown, and watches resync if it was.
 //!
-//! Level L1. Deadlines are by the clock of this machine that goes on in suspend; a process that was stopped for longer than
+//! Level L1 on a disk. Level L0 where what is synced does not last, or nobody can see that it does: on a tmpfs, on the root of a
+//! container, or where a link leads there. Deadlines are by the clock of this machine that goes on in suspend; a process that was stopped for longer than
 //! a lease finds its sessions ended.
 
 mod disk;
@@ -262,7 +263,7 @@ fn bytes(txn: &Txn) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use althing_core::{Delta, Effect, ManualClock, SeededChance};
+    use althing_core::{Delta, Effect, Guard, ManualClock, SeededChance};
 
     use super::*;
     use crate::wire::Faults;
@@ -273,7 +274,7 @@ mod tests {
         driver: Embedded,
         clock: Arc<ManualClock>,
         faults: Faults,
-        _folder: tempfile::TempDir,
+        folder: tempfile::TempDir,
     }
 
     /// Opens a file on a disk that can be made to fail, by a clock that stands.
@@ -283,7 +284,7 @@ mod tests {
         let settings = Settings::read(&url.parse().unwrap()).unwrap();
         let (clock, faults) = (Arc::new(ManualClock::new()), settings.faults.clone());
         let driver = Embedded::start(settings, clock.clone(), Arc::new(SeededChance::new(1))).await.unwrap();
-        Stage { driver, clock, faults, _folder: folder }
+        Stage { driver, clock, faults, folder }
     }
 
     async fn put(driver: &Embedded, key: &'static str) -> Result<Revision> {
@@ -307,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stuck_disk_stops_writes_in_time_and_neither_reads_nor_renewals() {
-        let Stage { driver, clock, faults, _folder } = stage().await;
+        let Stage { driver, clock, faults, folder: _folder } = stage().await;
         let session = driver.open(LEASE).await.unwrap().id;
         put(&driver, "before").await.unwrap();
         faults.stick(true);
@@ -333,7 +334,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_commit_that_the_disk_did_not_surely_keep_is_of_unknown_effect_and_watches_resync() {
-        let Stage { driver, clock, faults, _folder } = stage().await;
+        let Stage { driver, clock, faults, folder: _folder } = stage().await;
         let session = driver.open(LEASE).await.unwrap().id;
         let mut watch = driver.watch(&Key::default(), Revision::ZERO).await.unwrap();
         watch.next().await.unwrap();
@@ -353,8 +354,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_lost_answer_left_in_the_file_is_seen_before_anything_is_written_over_it() {
+        let Stage { driver, clock, faults, folder } = stage().await;
+        let before = put(&driver, "a").await.unwrap();
+        faults.fail();
+        faults.fail_opening();
+        check_error(&put(&driver, "b").await.unwrap_err(), Kind::Unavailable, Effect::Unknown);
+        assert!(!is_there(&driver, "b").await, "the file could not be read");
+        clock.advance(LEASE);
+        let claim = Txn::new().guard(Guard::Absent("b".into())).put("b".into(), "2");
+        let taken = driver.commit(claim).await.unwrap_err();
+        assert_eq!((taken.kind(), is_there(&driver, "b").await), (Kind::Conflict, true), "{taken}");
+        let after = put(&driver, "c").await.unwrap();
+        assert_eq!(after, Revision(before.0 + 2), "a revision is given once");
+        drop(driver);
+        let url = format!("embedded://{}/store.redb", folder.path().display());
+        let settings = Settings::read(&url.parse().unwrap()).unwrap();
+        let again = Embedded::start(settings, clock, Arc::new(SeededChance::new(1))).await.unwrap();
+        assert_eq!(again.get(&"b".into()).await.unwrap().unwrap().stamp.modified, Revision(before.0 + 1));
+    }
+
+    #[tokio::test]
     async fn an_ended_session_is_told_as_lost_only_when_its_end_is_durable() {
-        let Stage { driver, clock, faults, _folder } = stage().await;
+        let Stage { driver, clock, faults, folder: _folder } = stage().await;
         let session = driver.open(LEASE).await.unwrap().id;
         faults.stick(true);
         clock.advance(LEASE);

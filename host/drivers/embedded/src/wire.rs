@@ -481,6 +481,7 @@ pub(crate) struct Faults(Arc<FaultsInner>);
 #[derive(Debug, Default)]
 struct FaultsInner {
     fails: AtomicBool,
+    fails_opening: AtomicBool,
     stuck: std::sync::Mutex<bool>,
     freed: std::sync::Condvar,
     waits: AtomicBool,
@@ -491,6 +492,11 @@ impl Faults {
     /// Fails the next fsync of a commit, which has written all by then.
     pub(crate) fn fail(&self) {
         self.0.fails.store(true, Ordering::Relaxed);
+    }
+
+    /// Fails the next fsync with which the file is opened again.
+    pub(crate) fn fail_opening(&self) {
+        self.0.fails_opening.store(true, Ordering::Relaxed);
     }
 
     /// Keeps every fsync waiting from now on, or lets them go on.
@@ -511,7 +517,8 @@ impl Faults {
             stuck = self.0.freed.wait(stuck).unwrap();
         }
         self.0.waits.store(false, Ordering::Relaxed);
-        let fails = marks.committing.load(Ordering::Relaxed) && self.0.fails.swap(false, Ordering::Relaxed);
-        if fails { Err(io::Error::other("a test fails it")) } else { Ok(()) }
+        let committing = marks.committing.load(Ordering::Relaxed);
+        let fails = if committing { &self.0.fails } else { &self.0.fails_opening };
+        if fails.swap(false, Ordering::Relaxed) { Err(io::Error::other("a test fails it")) } else { Ok(()) }
     }
 }

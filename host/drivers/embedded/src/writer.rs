@@ -186,6 +186,8 @@ impl Writer {
 
     /// Ends the sessions that are due, runs the batch, writes what changed and answers.
     fn write(&mut self, batch: Vec<Request>) {
+        // First: a file that is opened again may hold more than the image, and the draft is over what it holds.
+        let ready = self.ready();
         let now = self.shared.clock.now();
         let (answers, written) = self.shared.with(|store| {
             let due: Vec<_> = store.due(now).collect();
@@ -196,14 +198,13 @@ impl Writer {
             (answers, draft.finish())
         });
         // What wrote nothing in a batch that wrote nothing has seen nothing but what is durable.
-        let outcome = written.map_or(Ok(()), |written| self.commit(written));
+        let outcome = written.map_or(Ok(()), |written| ready.and_then(|()| self.commit(written)));
         answers.into_iter().for_each(|answer| answer(outcome.as_ref().copied()));
         self.shared.show();
     }
 
-    /// Makes `written` durable and part of the image.
+    /// Makes `written`, drafted over what the file holds, durable and part of the image.
     fn commit(&mut self, written: Written) -> Result<(), Refusal> {
-        self.ready()?;
         let Err(broken) = self.wire.write(&written) else {
             let now = self.shared.clock.now();
             self.shared.with(|store| store.apply(written, now));
@@ -240,9 +241,14 @@ impl Writer {
         })
     }
 
-    /// Opens the file again and takes in what a commit of unknown effect left there.
+    /// Opens the file again. It is open only where the image holds all that it does: nothing is drafted over less.
     fn reopen(&mut self) -> Result<()> {
-        self.wire.reopen()?;
+        let known = self.wire.reopen().and_then(|()| self.take_in());
+        known.inspect_err(|_| self.wire.close())
+    }
+
+    /// Takes in what a commit of unknown effect left in the file.
+    fn take_in(&self) -> Result<()> {
         let (found, known) = (self.wire.revision()?, self.shared.with(|store| store.revision()));
         if found > known {
             let (contents, now) = (self.wire.load()?, self.shared.clock.now());
@@ -251,7 +257,6 @@ impl Writer {
         if found >= known {
             return Ok(());
         }
-        self.wire.close();
         Err(Error::new(
             Kind::Unavailable,
             "connect",

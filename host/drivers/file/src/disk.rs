@@ -7,11 +7,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use althing_core::{Error, Ground, Kind};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statfs};
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, fallocate, flock};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
@@ -123,9 +124,17 @@ pub(crate) fn reserve(file: &File, from: u64, bytes: u64) -> io::Result<()> {
     }
 }
 
+/// Stands still for a moment, on a thread that may block: what another process does to a file, no `Clock` can wait for.
+pub(crate) fn pause(time: Duration) {
+    let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
+    // A signal may end it early.
+    let _ = poll(&mut [], Some(&time));
+}
+
 /// Tells on what `path` lies.
 pub(crate) fn ground(path: &Path) -> io::Result<Ground> {
-    Ok(Ground::of(statfs(path)?.f_type as u64))
+    // To look at it takes no right to read it.
+    Ground::of(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// Returns the id that the kernel chose when it started.

@@ -19,9 +19,11 @@
 //! is on the disk before it is shown. Each process has the whole namespace in memory, and its watches read there what changed;
 //! inotify wakes them.
 //!
-//! A log that has grown long is sealed, and its state is the beginning of the next one: written beside, synced, and put in
-//! place under a name that only one can take. Whoever finds a seal and no next log makes it; nobody has to wait for the one
-//! who sealed.
+//! A log that has grown long is sealed, and its state is the beginning of the next one: written and synced beside it while all
+//! go on, then completed with what was written meanwhile, and put in place under a name that only one can take. Everyone
+//! waits between the seal and that: for one small sync. Whoever finds a seal and no next log makes it, after a fifth of a second
+//! where another is at it; nobody has to wait for one who stands still. He writes the whole state first, and sessions are not
+//! renewed while he does: leases should be longer than that takes.
 //!
 //! # Sessions
 //!
@@ -30,12 +32,13 @@
 //! has come, which is right under SIGSTOP, or when the lock is free, which is within milliseconds of a death. An
 //! expiry names the deadline that it saw, and does nothing if a renewal stands before it in the log: `lease_min` is what was granted,
 //! counted from a moment after the renewal was sent. Deadlines mean nothing in another boot of the machine: whoever comes first
-//! then goes on with a log without sessions. A renewal is one append and waits for no disk; room for it is kept, so that a full
-//! disk refuses commits and ends no session.
+//! then goes on with a log without sessions. A renewal is one append and waits for no sync, but between a
+//! seal and the next log; room for it is kept, so that a full disk refuses commits and ends no session.
 //!
 //! # What it is worth
 //!
-//! One durable server, L1, on a disk; a hint, L0, on a tmpfs, which a restart of the machine empties. File systems of other
+//! One durable server, L1, on a disk; a hint, L0, on a tmpfs, which a restart of the machine empties, and on the root of a
+//! container, which goes with it: an overlay is worth what can be seen of its upper directory. File systems of other
 //! machines (NFS, SMB, FUSE, 9p …) are refused: neither locks nor boot clocks mean anything there.
 
 mod disk;
@@ -64,8 +67,11 @@ use async_trait::async_trait;
 
 use crate::hub::Hub;
 use crate::settings::Settings;
-use crate::store::{Lane, Seen, Store};
+use crate::store::{Lane, Seen, Store, late};
 use crate::watch::FileWatch;
+
+/// How long a log may take to be read, and where it has to be begun anew, where a call may not take as long.
+const OPEN_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A namespace in a directory of this machine.
 pub struct Directory {
@@ -81,23 +87,22 @@ impl Directory {
     /// contract cannot hold, and `Format` on a directory that is not ours or is damaged. Nothing foreign is ever changed.
     ///
     /// When the directory is removed while it is in use, calls fail with `Unavailable` until another is in its place. To
-    /// drop this value ends the sessions that were opened through it.
+    /// drop this value and the last of its watches ends the sessions that were opened through it.
     pub async fn connect(
         location: &Location,
         clock: Arc<dyn Clock>,
         chance: Arc<dyn Chance>,
     ) -> Result<Directory> {
         let settings = Settings::read(location)?;
-        let (timeout, directory) = (settings.timeout, settings.directory.clone());
-        let deadline = clock.now() + timeout;
+        let (longest, directory) = (settings.timeout.max(OPEN_DEADLINE), settings.directory.clone());
+        let deadline = clock.now() + longest;
         let its_clock = clock.clone();
         let open = tokio::task::spawn_blocking(move || Store::open(settings, its_clock, chance));
         let store = tokio::select! {
             biased;
             opened = open => opened.map_err(|_| Error::new(Kind::Closed, "connect", "the runtime ends"))??,
             () = clock.sleep_until(deadline) => {
-                let message = format!("no answer of the disk within {timeout:?}");
-                return Err(Error::new(Kind::Timeout, "connect", message).with("path", directory.display()));
+                return Err(late("connect", longest, &directory));
             }
         };
         let capability = capability_on(store.place().durable);
@@ -158,7 +163,9 @@ impl Driver for Directory {
     }
 
     async fn list(&self, prefix: &Key, after: Option<&Key>, limit: u32) -> Result<Page> {
-        self.capability.check_key("list", prefix)?;
+        for key in after.into_iter().chain([prefix]) {
+            self.capability.check_key("list", key)?;
+        }
         let (prefix, after, most) = (prefix.clone(), after.cloned(), Page::records_max(limit));
         self.store.call("list", Lane::Call, move |store, _| store.list(&prefix, after.as_ref(), most)).await
     }

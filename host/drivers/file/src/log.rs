@@ -4,8 +4,8 @@
 //! that happens happens, and a process that stands still in the middle of anything keeps nobody from anything. What an entry
 //! comes to, whoever reads it knows; so does the one who wrote it, once he has read as far.
 //!
-//! A cell in the head of the file says up to where it is known to be on the disk. It is a hint that spares the others
-//! syncs of their own, and, after the machine went down, the least that must be whole.
+//! A cell in the head of the file says up to where it is known to be on the disk: up to the end of some entry. It is a hint
+//! that spares the others syncs of their own, and, after the machine went down, the least that must be whole.
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -50,9 +50,9 @@ pub(crate) struct Header {
     pub(crate) parent: u128,
     /// During which boot of the machine it is written to.
     pub(crate) boot: u128,
-    /// The revision of the state it begins with.
+    /// The revision of the state with whose parts it begins.
     pub(crate) base: Revision,
-    /// Where that state ends.
+    /// Where all ends that the file before told: the parts, and the entries that it was given while they were written.
     pub(crate) parts_end: u64,
 }
 
@@ -117,6 +117,8 @@ pub(crate) struct Tape {
     file: File,
     salt: Salt,
     synced: AtomicU64,
+    /// The end of the last entry that somebody here waits for.
+    awaited: AtomicU64,
     /// A sync failed: what the kernel then holds may never reach the disk.
     failed: AtomicBool,
     /// Held by whoever syncs, so that all who wait are served by the next sync.
@@ -129,8 +131,9 @@ impl Tape {
         self.synced.load(Ordering::Relaxed) >= end || self.read_cell() >= end
     }
 
-    /// Returns when everything up to `end` is on the disk.
+    /// Returns when everything up to `end`, where an entry ends, is on the disk.
     pub(crate) fn settle(&self, end: u64) -> io::Result<()> {
+        self.awaited.fetch_max(end, Ordering::Relaxed);
         if self.is_settled(end) {
             return Ok(());
         }
@@ -138,14 +141,15 @@ impl Tape {
         if self.is_settled(end) {
             return Ok(());
         }
-        let whole = self.file.metadata()?.len();
+        let (whole, awaited) = (self.file.metadata()?.len(), self.awaited.load(Ordering::Relaxed));
         if self.failed.load(Ordering::Relaxed) {
             return Err(io::Error::other("the disk failed to keep what was written before"));
         }
         self.file.sync_data().inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
         self.synced.fetch_max(whole, Ordering::Relaxed);
-        // Two who do this at once may leave the lower number: then somebody syncs once more.
-        self.file.write_all_at(&cell(self.salt, whole), CELL_AT)
+        // Never the whole length: another thread may stand in the middle of an entry there, which then was not promised to
+        // be whole after a loss of power. Two who do this at once may leave the lower number: then somebody syncs once more.
+        self.file.write_all_at(&cell(self.salt, awaited), CELL_AT)
     }
 
     /// Reads up to where some process has synced. A cell that is just being written counts as nothing new.
@@ -202,12 +206,19 @@ impl Log {
             salt: header.salt(),
             file,
             synced: AtomicU64::new(0),
+            awaited: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             turn: Mutex::default(),
         };
         let tape = Arc::new(tape);
         let is_former = header.boot != place.boot;
         Ok(Some(Log { header, tape, path, pen, at: HEADER_BYTES, sealed: false, is_former, room: 0 }))
+    }
+
+    /// Reads it a second time, by itself, from where it is read here.
+    pub(crate) fn second_reader(&self, operation: &'static str) -> Result<Log> {
+        let pen = self.pen.try_clone().map_err(|error| failed(operation, "open", &self.path, error))?;
+        Ok(Log { tape: self.tape.clone(), path: self.path.clone(), pen, ..*self })
     }
 
     /// Passes over the state it begins with: whoever comes from the file before knows it.
@@ -227,11 +238,18 @@ impl Log {
             .map_err(|error| failed(operation, "look at", &self.path, error))
     }
 
-    /// Tells whether it should be begun anew.
-    pub(crate) fn is_long(&self) -> bool {
+    /// Tells how many times it has grown as much as a log may before it is begun anew.
+    pub(crate) fn excess(&self) -> u64 {
+        if self.tape.failed.load(Ordering::Relaxed) {
+            return u64::MAX;
+        }
         let beginning = self.header.parts_end - HEADER_BYTES;
-        self.tape.failed.load(Ordering::Relaxed)
-            || self.at > self.header.parts_end + LONG_BYTES.max(2 * beginning)
+        self.at.saturating_sub(self.header.parts_end) / LONG_BYTES.max(2 * beginning)
+    }
+
+    /// Returns where it was read up to.
+    pub(crate) fn at(&self) -> u64 {
+        self.at
     }
 
     /// Reads the whole entries up to `size` and hands each to `each`, with the place where it ends. Stops behind a seal. Fails

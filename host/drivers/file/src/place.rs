@@ -69,9 +69,24 @@ impl Place {
         self.folder.join(format!("{LOG}{generation:020}"))
     }
 
-    /// Returns where the next log is written until it is whole.
-    pub(crate) fn draft(&self, name: u128) -> PathBuf {
-        self.folder.join(format!("{DRAFT}{name:032x}"))
+    /// Returns where the log of a generation is written until it is whole.
+    pub(crate) fn draft(&self, generation: u64, name: u128) -> PathBuf {
+        self.folder.join(format!("{DRAFT}{generation:020}.{name:032x}"))
+    }
+
+    /// Returns the drafts of a generation that somebody writes.
+    pub(crate) fn drafts(&self, generation: u64) -> io::Result<Vec<PathBuf>> {
+        let begins = format!("{DRAFT}{generation:020}.");
+        let mut found = Vec::new();
+        for name in names(&self.folder)?.into_iter().filter(|name| name.starts_with(&begins)) {
+            let path = self.folder.join(name);
+            if let Some(file) = disk::open(&path)?
+                && !disk::lock_shared(&file)?
+            {
+                found.push(path);
+            }
+        }
+        Ok(found)
     }
 
     /// Returns the generations whose logs are here, in order.
@@ -135,7 +150,7 @@ fn check_ground(directory: &Path) -> Result<bool> {
     let ground_at = if is_there { directory } else { directory.parent().unwrap_or(directory) };
     match disk::ground(ground_at).map_err(|error| failed("connect", "look at", ground_at, error))? {
         Ground::Durable => Ok(true),
-        Ground::Memory => Ok(false),
+        Ground::Volatile => Ok(false),
         Ground::Foreign(name) => {
             let message = format!("the directory lies on a file system that is {name}");
             Err(Error::new(Kind::Unsupported, "connect", message).with("path", directory.display()).advise(

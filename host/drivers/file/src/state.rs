@@ -1,4 +1,6 @@
-//! What one process knows of a namespace, and how it catches up with the log, writes to it, and goes on to the next.
+//! What one process knows of a namespace, and how it catches up with the log and writes to it.
+
+mod next;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use crate::disk::{self, failed};
 use crate::draft::Draft;
 use crate::entry::Entry;
 use crate::image::{Image, Outcome};
-use crate::log::{Header, Log, RESERVE_BYTES, Tape};
+use crate::log::{Log, Tape};
 use crate::place::Place;
 use crate::session::{self, Held};
 
@@ -19,8 +21,6 @@ const LOCKS_EVERY: Duration = Duration::from_millis(100);
 const LOCK_SHARE: Duration = Duration::from_millis(1);
 /// How often a directory that others change at the same time is looked at anew.
 const TRIES_MAX: u32 = 32;
-/// A compaction keeps so much room for what is written meanwhile.
-const MEANWHILE_BYTES: u64 = 1 << 20;
 
 /// A namespace, as far as this process has read it.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub(crate) struct State {
     seen: Revision,
     /// Where the last entry ends that changed something.
     changed_to: u64,
-    /// Room for the next log, taken before this one is sealed.
+    /// The next log, which was written before this one was sealed by us.
     draft: Option<Draft>,
     locks_tried: BootTime,
 }
@@ -150,28 +150,11 @@ impl State {
 
     /// Tells whether the log should be begun anew.
     pub(crate) fn is_long(&self) -> bool {
-        self.log.as_ref().is_some_and(Log::is_long)
-    }
-
-    /// Begins the log anew with the present state. Does nothing where another process has done so.
-    pub(crate) fn compact(&mut self) -> Result<()> {
-        self.catch_up("compact", None)?;
-        if !self.is_long() {
-            return Ok(());
-        }
-        // Taken first: on a full disk the log rather stays as it is.
-        let room = self.image.weight() + MEANWHILE_BYTES + RESERVE_BYTES;
-        let draft = Draft::begin("compact", &self.place, &*self.chance, room)?;
-        let Some(log) = &mut self.log else { return Ok(()) };
-        log.append("compact", &Entry::Seal.encode())?;
-        self.draft = Some(draft);
-        let done = self.catch_up("compact", None);
-        self.draft = None;
-        done.map(drop)
+        self.log.as_ref().is_some_and(|log| log.excess() > 0)
     }
 
     /// Reads what was written, over seals and from one log to the next. Returns what the entry came to that ends at `awaited`
-    /// in the log that was read first.
+    /// in the log that was read first, if what it came to is part of the state now.
     pub(crate) fn catch_up(
         &mut self,
         operation: &'static str,
@@ -184,13 +167,18 @@ impl State {
                 awaited = None;
                 continue;
             };
-            let in_place = log.is_in_place(operation)?;
-            outcome = outcome.or(self.replay(operation, awaited)?);
+            let (in_place, incarnation) = (log.is_in_place(operation)?, log.header.incarnation);
+            let applied = self.replay(operation, awaited)?;
+            outcome = outcome.or(applied.map(|applied| (incarnation, applied)));
             match &self.log {
                 Some(log) if log.sealed => self.go_on(operation)?,
-                _ if in_place => return Ok(outcome),
-                // Neither sealed nor where the others would find it: somebody removed or replaced the directory.
-                _ => self.log = None,
+                // What was applied in another directory was not applied in this one.
+                _ if in_place => {
+                    return Ok(outcome.filter(|(of, _)| *of == incarnation).map(|(_, outcome)| outcome));
+                }
+                // Neither sealed nor where the others would find it: somebody removed or replaced the directory, and what
+                // was applied to it is nowhere.
+                _ => (self.log, outcome) = (None, None),
             }
             awaited = None;
         }
@@ -219,75 +207,6 @@ impl State {
         })?;
         self.seen = self.seen.max(self.image.revision());
         Ok(outcome)
-    }
-
-    /// Goes on from a log that was sealed.
-    fn go_on(&mut self, operation: &'static str) -> Result<()> {
-        let Some(log) = &self.log else { return Ok(()) };
-        let (header, was_in_place) = (log.header, log.is_in_place(operation)?);
-        let generation = header.generation + 1;
-        let next = match Log::open(operation, &self.place, generation)? {
-            // What makes a log of that name again long after may have stood still since before it was removed.
-            Some(next) if was_in_place || self.latest(operation)? == Some(generation) => Some(next),
-            Some(_) => None,
-            None if was_in_place => return self.make_next(operation),
-            None => None,
-        };
-        match next {
-            Some(mut next) if next.header.parent == header.id && !next.is_former => {
-                next.skip_parts();
-                self.changed_to = next.header.parts_end;
-                self.log = Some(next);
-                self.settle_in(operation)
-            }
-            _ => {
-                self.log = None;
-                Ok(())
-            }
-        }
-    }
-
-    /// Makes the log that goes on from the one that is sealed, or is of a former boot. That one stays where another process is
-    /// quicker; then the next look finds the other's.
-    fn make_next(&mut self, operation: &'static str) -> Result<()> {
-        let Some(log) = &self.log else { return Ok(()) };
-        let header = Header {
-            generation: log.header.generation + 1,
-            parent: log.header.id,
-            id: self.chance.bits(),
-            boot: self.place.boot,
-            // The end of all sessions of a former boot is one more step.
-            base: Revision(self.image.revision().0.saturating_add(u64::from(log.is_former))),
-            ..log.header
-        };
-        let room = self.image.weight() + RESERVE_BYTES;
-        let draft = match self.draft.take() {
-            Some(draft) => draft,
-            None => Draft::begin(operation, &self.place, &*self.chance, room)?,
-        };
-        let placed = draft.become_log(operation, &self.place, header, &self.image, log.is_former)?;
-        // Logs are removed in order. If this one is, then somebody went on from it long ago, and what was made now is nobody's.
-        if placed && !log.is_in_place(operation)? {
-            let path = self.place.log(header.generation);
-            disk::remove(&path).map_err(|error| failed(operation, "remove", &path, error))?;
-        }
-        Ok(())
-    }
-
-    /// Makes the first log.
-    fn begin(&mut self) -> Result<()> {
-        let header = Header {
-            generation: 1,
-            incarnation: self.chance.bits(),
-            id: self.chance.bits(),
-            parent: 0,
-            boot: self.place.boot,
-            // Microseconds of wall time: above all that a directory gave out that somebody removed.
-            base: Revision(self.clock.wall_ms().saturating_mul(1000)),
-            parts_end: 0,
-        };
-        let draft = Draft::begin("connect", &self.place, &*self.chance, RESERVE_BYTES)?;
-        draft.become_log("connect", &self.place, header, &Image::default(), false).map(drop)
     }
 
     /// Finds the directory's present log, and reads the state it begins with.
@@ -337,95 +256,89 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::fs;
+
     use althing_core::{OsChance, SystemClock, Txn};
     use althing_test_servers::Folder;
 
     use super::*;
     use crate::settings::Settings;
 
-    fn open(folder: &Folder) -> State {
+    pub(super) const LARGE: usize = 1 << 20;
+
+    pub(super) fn open(folder: &Folder) -> State {
+        open_in_boot(folder, |boot| boot)
+    }
+
+    fn open_in_boot(folder: &Folder, of: impl Fn(u128) -> u128) -> State {
         let settings = Settings::read(&folder.url("n").parse().unwrap()).unwrap();
-        State::open(Place::take(&settings).unwrap(), Arc::new(SystemClock), Arc::new(OsChance)).unwrap()
+        let place = Place::take(&settings).unwrap();
+        let place = Place { boot: of(place.boot), ..place };
+        State::open(place, Arc::new(SystemClock), Arc::new(OsChance)).unwrap()
     }
 
     /// Seals the log, and then stands still.
-    fn seal(state: &mut State) {
+    pub(super) fn seal(state: &mut State) {
         state.log.as_mut().unwrap().append("test", &Entry::Seal.encode()).unwrap();
     }
 
-    fn put(state: &mut State, key: &str) -> Revision {
-        let entry = Entry::Commit { above: state.above(), txn: Txn::new().put(key.into(), "1") };
+    pub(super) fn commit(state: &State, key: &str, value: impl Into<Vec<u8>>) -> Entry {
+        Entry::Commit { above: state.above(), txn: Txn::new().put(key.into(), value.into()) }
+    }
+
+    pub(super) fn put(state: &mut State, key: &str) -> Revision {
+        let entry = commit(state, key, "1");
         match state.write("test", &entry, || Ok(())).unwrap() {
             Outcome::Committed(committed) => committed.revision,
             other => panic!("{other:?}"),
         }
     }
 
-    fn generation(state: &State) -> u64 {
-        state.log.as_ref().unwrap().header.generation
+    #[test]
+    fn what_has_to_be_whole_after_a_loss_of_power_ends_where_an_entry_ends() {
+        let folder = Folder::new();
+        let mut state = open(&folder);
+        let kept = put(&mut state, "a");
+        let (moment, log) = (state.moment("test").unwrap(), state.log.as_mut().unwrap());
+        // Another thread stands in the middle of this entry, which a loss of power leaves as noughts.
+        let half = vec![0; LARGE];
+        let size = usize::try_from(log.size("test").unwrap()).unwrap();
+        fs::write(&log.path, [fs::read(&log.path).unwrap(), half].concat()).unwrap();
+        moment.tape.settle(moment.end).unwrap();
+        let cell = fs::read(&log.path).unwrap()[128..136].try_into().unwrap();
+        assert_eq!((u64::from_le_bytes(cell), moment.end), (moment.end, size as u64));
+        let after = open_in_boot(&folder, |boot| boot ^ 1);
+        assert!(after.image.get(&"a".into()).is_some_and(|record| record.stamp.modified == kept));
     }
 
     #[test]
-    fn who_finds_a_seal_goes_on_without_the_one_who_sealed() {
+    fn what_is_written_into_a_log_that_was_just_replaced_is_written_into_the_one_that_counts() {
         let folder = Folder::new();
-        let (mut stopped, mut other) = (open(&folder), open(&folder));
-        let first = put(&mut other, "a");
-        seal(&mut stopped);
-        let second = put(&mut other, "b");
-        let late = open(&folder);
-        assert_eq!((generation(&other), generation(&late)), (2, 2));
-        assert_eq!((second, late.image.revision()), (Revision(first.0 + 1), second));
-        stopped.catch_up("test", None).unwrap();
-        assert_eq!((stopped.image.revision(), stopped.epoch), (second, other.epoch), "it missed nothing");
+        let mut state = open(&folder);
+        let (path, copy) = (state.place.log(1), state.place.log(1).with_extension("copy"));
+        let (old, is_replaced) = (fs::read(&path).unwrap(), Cell::new(false));
+        let replace = || {
+            if !is_replaced.replace(true) {
+                fs::write(&copy, &old).unwrap();
+                fs::rename(&copy, &path).unwrap();
+            }
+            Ok(())
+        };
+        let outcome = state.write("test", &commit(&state, "a", "1"), replace).unwrap();
+        assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
+        assert!(open(&folder).image.get(&"a".into()).is_some(), "what was acknowledged is nowhere");
     }
 
     #[test]
-    fn what_comes_behind_a_seal_is_written_once_in_the_next_log() {
+    fn what_was_written_into_a_directory_that_is_another_now_came_to_nothing() {
         let folder = Folder::new();
-        let (mut one, mut two) = (open(&folder), open(&folder));
-        let first = put(&mut one, "a");
-        two.catch_up("test", None).unwrap();
-        seal(&mut one);
-        // It does not know of the seal yet, and writes behind it.
-        let second = put(&mut two, "b");
-        one.catch_up("test", None).unwrap();
-        assert_eq!((second, one.image.revision()), (Revision(first.0 + 1), second));
-    }
-
-    #[test]
-    fn who_makes_the_next_log_long_after_the_others_makes_none() {
-        let folder = Folder::new();
-        let (mut stopped, mut other) = (open(&folder), open(&folder));
-        seal(&mut stopped);
-        stopped.replay("test", None).unwrap();
-        for _ in 0..2 {
-            other.catch_up("test", None).unwrap();
-            seal(&mut other);
-        }
-        let last = put(&mut other, "a");
-        assert_eq!(generation(&other), 4);
-        stopped.make_next("test").unwrap();
-        assert!(!stopped.place.log(2).exists(), "a state that is long over was put in place again");
-        stopped.catch_up("test", None).unwrap();
-        assert_eq!((generation(&stopped), stopped.image.revision()), (4, last));
-        assert!(stopped.epoch > other.epoch, "its watches begin anew");
-    }
-
-    #[test]
-    fn a_log_that_was_made_of_a_state_long_over_is_believed_by_nobody() {
-        let folder = Folder::new();
-        let (mut stopped, mut second, mut other) = (open(&folder), open(&folder), open(&folder));
-        seal(&mut stopped);
-        for state in [&mut stopped, &mut second] {
-            state.replay("test", None).unwrap();
-        }
-        other.catch_up("test", None).unwrap();
-        let made = std::fs::read(other.place.log(2)).unwrap();
-        seal(&mut other);
-        let last = put(&mut other, "a");
-        // As if the one who stood still had put it in place this very moment.
-        std::fs::write(other.place.log(2), made).unwrap();
-        second.catch_up("test", None).unwrap();
-        assert_eq!((generation(&second), second.image.revision()), (3, last));
+        let mut state = open(&folder);
+        let body = commit(&state, "a", "1").encode();
+        let end = state.log.as_mut().unwrap().append("test", &body).unwrap();
+        seal(&mut state);
+        fs::remove_dir_all(folder.path()).unwrap();
+        open(&folder);
+        assert_eq!(state.catch_up("test", Some(end)).unwrap(), None);
     }
 }

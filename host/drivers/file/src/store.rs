@@ -1,5 +1,7 @@
 //! The calls: each on a thread that may block, within a deadline, and with what it may have done.
 
+use std::mem;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,8 +22,10 @@ use crate::state::{Moment, State};
 
 /// Calls that stand on a thread at once; further ones wait. On a disk that answers nobody they stay there.
 const CALLS_MAX: usize = 64;
-/// The same for renewals, which wait for no disk and must not stand in line behind those that do.
+/// The same for renewals, which wait for no sync as a rule, and must not stand in line behind those that do.
 const BEATS_MAX: usize = 8;
+/// What may have come to a log since the next one took over all, when it is sealed.
+const LITTLE_BYTES: u64 = 64 << 10;
 /// How many names are tried for a new session.
 const NAMES_MAX: u32 = 16;
 
@@ -31,7 +35,7 @@ pub(crate) struct Store {
     pub(crate) settings: Settings,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) chance: Arc<dyn Chance>,
-    // A std Mutex: only held on threads that may block, and never while the disk syncs.
+    // A std Mutex: only held on threads that may block, and while the disk syncs only to go on from one log to the next.
     state: Mutex<State>,
     /// Rises when there is something to be shown.
     pulse: watch::Sender<u64>,
@@ -134,15 +138,11 @@ impl Store {
         tokio::select! {
             biased;
             result = task => result,
-            () = self.clock.sleep_until(deadline) => Err(self.late(operation, &progress)),
+            () = self.clock.sleep_until(deadline) => {
+                let error = late(operation, self.settings.timeout, &self.settings.directory);
+                Err(if progress.give_up() { error } else { error.with_unknown_effect() })
+            }
         }
-    }
-
-    fn late(&self, operation: &'static str, progress: &Progress) -> Error {
-        let message = format!("no answer of the disk within {:?}", self.settings.timeout);
-        let error =
-            Error::new(Kind::Timeout, operation, message).with("path", self.settings.directory.display());
-        if progress.give_up() { error } else { error.with_unknown_effect() }
     }
 
     /// Returns what rises when there is something to be shown.
@@ -186,7 +186,7 @@ impl Store {
         Err(Error::new(Kind::Busy, "open", "the files of new sessions are swept away at once"))
     }
 
-    /// Renews a session. Waits for no disk: what a renewal says is worth nothing after the machine went down.
+    /// Renews a session. Waits for no sync of its own: what a renewal says is worth nothing after the machine went down.
     pub(crate) fn renew(self: &Arc<Self>, id: SessionId, progress: &Progress) -> Result<Lease> {
         let mut state = self.lock();
         state.refresh("renew", false)?;
@@ -322,19 +322,35 @@ impl Store {
         Ok(())
     }
 
-    /// Begins the log anew, beside whoever is served meanwhile.
+    /// Begins the log anew where it is long, beside whoever is served meanwhile.
     fn compact_if(self: &Arc<Self>, is_long: bool) {
         if !is_long || self.compacting.swap(true, Ordering::AcqRel) {
             return;
         }
         let store = self.clone();
         tokio::task::spawn_blocking(move || {
-            let done = store.lock().compact();
+            let done = store.compact();
             if let Err(error) = done {
                 tracing::warn!(%error, "the log could not be begun anew; it goes on growing");
             }
             store.compacting.store(false, Ordering::Release);
         });
+    }
+
+    /// Everything is written before the log is sealed, and what came meanwhile too: from the seal on everyone waits.
+    fn compact(&self) -> Result<()> {
+        let Some((mut draft, parts)) = self.lock().draft()? else { return Ok(()) };
+        parts.iter().try_for_each(|part| draft.write("compact", part))?;
+        let mut rest = u64::MAX;
+        // Not in vain: where others write as fast as this, less will not be left.
+        while rest > LITTLE_BYTES {
+            draft.sync("compact")?;
+            let before = mem::replace(&mut rest, draft.catch_up("compact")?);
+            if rest > before / 2 {
+                break;
+            }
+        }
+        self.lock().seal(draft)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -345,6 +361,13 @@ impl Store {
 
 fn delta(changes: Vec<Change>, revision: Revision) -> Option<Delta> {
     (!changes.is_empty()).then_some(Delta::Changes { changes, revision })
+}
+
+/// Makes the error that there was no answer for so long.
+pub(crate) fn late(operation: &'static str, longest: Duration, directory: &Path) -> Error {
+    Error::new(Kind::Timeout, operation, format!("no answer of the disk within {longest:?}"))
+        .with("path", directory.display())
+        .advise("Look after the disk, or give it longer with timeout=")
 }
 
 fn lost(operation: &'static str, id: SessionId) -> Error {

@@ -1,7 +1,8 @@
-//! A disk that is full: a small one of our own.
+//! A disk that is full, or no disk at all: a small one of our own, in memory.
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use althing_core::{Clock, Driver, Effect, Key, Kind, Level, Revision, SystemClock};
 use tempfile::TempDir;
 
-use crate::{BEAT, LEASE, PATIENCE, check_error, next_changes, open, put, value};
+use crate::{BEAT, LEASE, PATIENCE, Place, check_error, next_changes, open, put, value};
 
 const SIZE: usize = 8 << 20;
 
@@ -55,6 +56,17 @@ impl Drop for Disk {
 pub(crate) fn impossible() -> Option<&'static str> {
     let excused = !althing_test_servers::required() && Disk::mount().is_none();
     excused.then_some("only root can mount a small disk to fill")
+}
+
+pub(crate) async fn a_link_promises_no_more_than_where_it_leads() {
+    let disk = Disk::mount().expect("only root can mount a small disk, and CI=true requires it");
+    let place = Place::new();
+    put(&open(&disk.path("store.redb")).await.unwrap(), "a", "1").await.unwrap();
+    symlink(disk.path("store.redb"), place.file()).unwrap();
+    let driver = place.open().await;
+    assert_eq!(value(&driver, "a").await.as_deref(), Some("1"));
+    let promised = driver.capability();
+    assert_eq!((promised.level, promised.token_survives_restart), (Level::L0, false), "it leads into memory");
 }
 
 pub(crate) async fn a_full_disk_refuses_commits_and_nothing_else() {

@@ -58,6 +58,7 @@ tests! {
     files::does_not_grow_for_ever,
     files::namespaces_do_not_see_each_other,
     full::a_full_disk_refuses_commits_and_nothing_else,
+    full::a_link_promises_no_more_than_where_it_leads,
 }
 
 fn main() -> ExitCode {

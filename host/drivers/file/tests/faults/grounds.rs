@@ -1,5 +1,6 @@
 //! What a directory can be and become: full, frozen, removed, damaged, another's.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -8,9 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use althing_core::{
-    Change, Clock, Delta, Driver, Effect, Guard, Key, Kind, Level, Revision, SystemClock, Txn,
+    Change, Clock, Delta, Driver, Effect, Guard, Key, Kind, Level, ManualClock, OsChance, Revision,
+    SystemClock, Txn, limits,
 };
+use althing_driver_file::Directory;
 use althing_test_servers::Folder;
+use tokio::task::JoinSet;
 
 use crate::member::Member;
 use crate::processes::start_in_another_boot;
@@ -153,16 +157,17 @@ pub(crate) async fn a_running_process_stops_at_damage_too() {
     check_error(&put(&driver, "k", "2").await.unwrap_err(), Kind::Format, Effect::None);
 }
 
+fn generation(folder: &Folder) -> u64 {
+    let newest = logs(folder).into_iter().max().unwrap();
+    newest.extension().unwrap().to_string_lossy().parse().unwrap()
+}
+
 /// Writes over and over the same keys until the log was begun anew so many times.
-async fn write_through(driver: &althing_driver_file::Directory, folder: &Folder, times: u64) -> Revision {
-    let generation = || {
-        let newest = logs(folder).into_iter().max().unwrap();
-        newest.extension().unwrap().to_string_lossy().parse::<u64>().unwrap()
-    };
-    let (first, mut last) = (generation(), Revision::ZERO);
+async fn write_through(driver: &Directory, folder: &Folder, times: u64) -> Revision {
+    let (first, mut last) = (generation(folder), Revision::ZERO);
     for round in 0u32.. {
         last = put(driver, &format!("big/{}", round % 5), vec![round as u8; 200_000]).await.unwrap();
-        if generation() >= first + times {
+        if generation(folder) >= first + times {
             break;
         }
     }
@@ -193,6 +198,105 @@ pub(crate) async fn begins_a_long_log_anew_and_keeps_everything_and_every_watch(
     let size = fs::metadata(log(&folder)).unwrap().size();
     assert!(size < 12 << 20, "a log of {size} bytes for 1 MB of records");
     assert_eq!(all_below(&connect(&folder.url("n")).await.unwrap(), "").await.len(), 6);
+}
+
+/// Returns the drafts in which more stands than the beginning of a state.
+fn snapshots(folder: &Folder) -> Vec<PathBuf> {
+    let paths = fs::read_dir(folder.path().join("ns-n")).unwrap().map(|entry| entry.unwrap().path());
+    let is_large = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.size() > 1 << 20);
+    let is_draft = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("draft.");
+    paths.filter(is_draft).filter(is_large).collect()
+}
+
+pub(crate) async fn one_of_many_begins_a_long_log_anew_and_no_session_is_lost() {
+    // A disk that others keep busy is not what is tested.
+    let Some(folder) = Folder::on_tmpfs("256m") else { return };
+    let url = format!("{}&timeout=20s", folder.url("n"));
+    let drivers = [Arc::new(connect(&url).await.unwrap()), Arc::new(connect(&url).await.unwrap())];
+    for part in 0..3 {
+        put(&drivers[0], &format!("state/{part}"), vec![part; 1_000_000]).await.unwrap();
+    }
+    // They look whenever something happens, and so meet each seal at once.
+    let mut watchers = Vec::new();
+    for _ in 0..3 {
+        let watcher = connect(&url).await.unwrap();
+        watchers.push(watch_from_now(&watcher).await);
+    }
+    let mut holders: Vec<Member> = (0..2).map(|_| Member::start("2000", &url)).collect();
+    for holder in &mut holders {
+        holder.says("renewed").await;
+    }
+    let mut load = JoinSet::new();
+    for driver in drivers.clone() {
+        load.spawn(async move {
+            loop {
+                put(&driver, "load", vec![7; 50_000]).await.unwrap();
+                // Each of the others has to read it too.
+                SystemClock.sleep(Duration::from_millis(10)).await;
+            }
+        });
+    }
+    let (first, mut seen) = (generation(&folder), BTreeSet::new());
+    while generation(&folder) < first + 3 {
+        seen.extend(snapshots(&folder));
+        SystemClock.sleep(Duration::from_millis(1)).await;
+        assert!(load.try_join_next().is_none(), "a commit failed");
+    }
+    let times = generation(&folder) - first;
+    load.shutdown().await;
+    // One each; but where a busy machine gives no turn to the one who is at it, another goes on in his place.
+    assert!((1..2 * times).contains(&(seen.len() as u64)), "{times} times: {seen:?}");
+    for holder in &mut holders {
+        holder.says("renewed").await;
+        assert!(!holder.said().iter().any(|line| line.starts_with("lost")), "a session was lost");
+    }
+    assert_eq!(all_below(&drivers[1], "session/").await.len(), 2);
+}
+
+pub(crate) async fn what_is_too_long_to_be_read_in_a_call_is_opened_all_the_same() {
+    let folder = Folder::new();
+    let driver = connect(&folder.url("n")).await.unwrap();
+    for key in ["a", "b", "c"] {
+        put(&driver, key, vec![1; 1_000_000]).await.unwrap();
+    }
+    drop(driver);
+    let hasty = connect(&format!("{}&timeout=1ms", folder.url("n"))).await.unwrap();
+    drop(hasty);
+    let Some(folder) = Folder::on_ext4() else { return };
+    folder.freeze();
+    let (location, clock) = (folder.url("n").parse().unwrap(), Arc::new(ManualClock::new()));
+    let connecting = {
+        let clock = clock.clone();
+        tokio::spawn(
+            async move { Directory::connect(&location, clock, Arc::new(OsChance)).await.unwrap_err() },
+        )
+    };
+    let begun = clock.now();
+    while !connecting.is_finished() {
+        clock.advance(Duration::from_secs(1));
+        SystemClock.sleep(Duration::from_millis(1)).await;
+    }
+    folder.thaw();
+    let error = connecting.await.unwrap();
+    check_error(&error, Kind::Timeout, Effect::None);
+    assert!(clock.now().since(begun) >= Duration::from_secs(60), "it gave up early");
+    assert!(error.to_string().contains("timeout="), "{error}");
+}
+
+pub(crate) async fn refuses_a_key_that_is_too_long_wherever_it_stands() {
+    let folder = Folder::new();
+    let driver = connect(&folder.url("n")).await.unwrap();
+    let long = Key::new(vec![b'k'; limits::KEY_BYTES_MAX + 1]);
+    let short = Key::from("k");
+    let refused = [
+        driver.get(&long).await.unwrap_err(),
+        driver.list(&long, None, 0).await.unwrap_err(),
+        driver.list(&short, Some(&long), 0).await.unwrap_err(),
+        driver.watch(&long, Revision::ZERO).await.unwrap_err(),
+    ];
+    for error in refused {
+        check_error(&error, Kind::TooLarge, Effect::None);
+    }
 }
 
 /// The names of the two logs may be on the disk before what they hold.
@@ -416,16 +520,24 @@ pub(crate) async fn sweeps_away_what_killed_processes_left() {
 }
 
 pub(crate) async fn promises_what_its_file_system_keeps() {
-    let folder = Folder::new();
-    let capability = connect(&folder.url("n")).await.unwrap().capability();
+    let Some(disk) = Folder::on_ext4() else { return };
+    let capability = connect(&disk.url("n")).await.unwrap().capability();
     assert_eq!(capability, althing_driver_file::capability());
-    assert_eq!(
-        (capability.level, capability.token_survives_restart, capability.across_hosts),
-        (Level::L1, true, false)
-    );
-    let Some(folder) = Folder::on_tmpfs("1m") else { return };
+    assert!(!capability.across_hosts);
+    check_level(&disk, Level::L1).await;
+    let Some(memory) = Folder::on_tmpfs("1m") else { return };
+    check_level(&memory, Level::L0).await;
+    // What is written to an overlay is worth what lies below it, unless it syncs nothing.
+    let layers = [(&disk, "", Level::L1), (&disk, ",volatile", Level::L0), (&memory, "", Level::L0)];
+    for (below, options, level) in layers {
+        let Some(overlay) = below.under_overlay(options) else { return };
+        check_level(&overlay, level).await;
+    }
+}
+
+async fn check_level(folder: &Folder, level: Level) {
     let capability = connect(&folder.url("n")).await.unwrap().capability();
-    assert_eq!((capability.level, capability.token_survives_restart), (Level::L0, false));
+    assert_eq!((capability.level, capability.token_survives_restart), (level, level == Level::L1));
 }
 
 pub(crate) async fn namespaces_do_not_see_each_other() {
