@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
@@ -110,9 +111,6 @@ impl Mysql {
     /// keeps its sockets and answers nothing.
     pub fn pause(&self) {
         self.process.pause();
-        while !self.process.stands_still() {
-            std::thread::yield_now();
-        }
     }
 
     /// Lets it go on.
@@ -144,9 +142,14 @@ impl Mysql {
 
     /// Runs a text with statements and delimiters as root, as an operator does who pipes a file.
     pub fn script(&self, text: &str) -> String {
-        let file = self.folder.path().join("script.sql");
-        std::fs::write(&file, text).expect("a file");
-        run(self.client().stdin(std::fs::File::open(file).expect("it was just written")))
+        run(&mut self.piped(text))
+    }
+
+    /// Runs a text with statements and delimiters as root, which must fail, and returns what is said of it.
+    pub fn refusal(&self, text: &str) -> String {
+        let done = self.piped(text).output().expect("mariadb runs");
+        assert!(!done.status.success(), "{text:?} was done");
+        String::from_utf8_lossy(&done.stderr).into_owned()
     }
 
     /// Begins a conversation: what it locks stays locked until the value is dropped. Returns once all of `sql` is done.
@@ -165,6 +168,14 @@ impl Mysql {
         let done = output.lines().any(|line| line.expect("mariadb writes text") == "done");
         assert!(done, "mariadb ended before {sql:?} was done");
         MysqlTalk { child, input }
+    }
+
+    fn piped(&self, text: &str) -> Command {
+        let file = self.folder.path().join("script.sql");
+        std::fs::write(&file, text).expect("a file");
+        let mut command = self.client();
+        command.stdin(std::fs::File::open(file).expect("it was just written"));
+        command
     }
 
     fn client(&self) -> Command {
@@ -205,9 +216,14 @@ impl Drop for MysqlTalk {
     }
 }
 
-/// Tells whether the programs are there.
+/// Tells whether all programs are there, and the user that the server runs as.
 pub(crate) fn is_installed() -> bool {
-    server().is_some()
+    let as_user = || {
+        let known = Command::new("id").arg(OWNER).output();
+        find("setpriv").is_some() && known.is_ok_and(|known| known.status.success())
+    };
+    let programs = ["mariadb-install-db", "mariadb"];
+    server().is_some() && programs.iter().all(|name| find(name).is_some()) && (!is_root() || as_user())
 }
 
 fn server() -> Option<PathBuf> {
@@ -216,7 +232,7 @@ fn server() -> Option<PathBuf> {
 
 /// Puts into `folder` all that a server needs before it starts.
 fn furnish(folder: &Path, options: &MysqlOptions) {
-    copy(&template(), folder);
+    fill(folder);
     if options.tls {
         make_certificate(folder);
     }
@@ -236,30 +252,46 @@ fn furnish(folder: &Path, options: &MysqlOptions) {
     }
 }
 
-/// Returns a folder as `mariadb-install-db` makes it, which takes seconds. It is made once and stays for all later
-/// tests; another version of the server, or of this file, has another one.
-fn template() -> PathBuf {
+/// Puts into `folder` the data of an empty server, which take seconds to make: they are made once, kept where temporary
+/// files are, and copied for all later tests of this user. Another version of the server, or of this file, keeps others.
+fn fill(folder: &Path) {
     let server = server().expect("asked for before");
     let version = run(Command::new(server).args(["--no-defaults", "--version"]));
     let version = version.split_whitespace().nth(2).expect("a version").to_owned();
-    let template = std::env::temp_dir().join(format!("althing-mysql-template-1-{version}"));
-    let data = template.join("data");
-    if data.is_dir() {
-        return data;
+    let user = rustix::process::geteuid().as_raw();
+    let kept = std::env::temp_dir().join(format!("althing-mysql-template-2-{version}-{user}"));
+    // Fails where it is there.
+    let _ = std::fs::DirBuilder::new().mode(0o700).create(&kept);
+    if !is_private(&kept) {
+        // Anybody may have made it, with anything in it.
+        return install(folder);
     }
-    let made = tempfile::Builder::new().prefix("althing-mysql-").tempdir().expect("a folder");
+    let data = kept.join("data");
+    if !data.is_dir() {
+        let made = tempfile::Builder::new().prefix("althing-mysql-").tempdir().expect("a folder");
+        install(made.path());
+        // Somebody else may have been faster; then this one goes with its folder.
+        let _ = std::fs::rename(made.path().join("data"), &data);
+    }
+    copy(&data, folder);
+}
+
+/// Tells whether a folder is ours and nobody else may write to it, or look into it.
+fn is_private(folder: &Path) -> bool {
+    std::fs::symlink_metadata(folder).is_ok_and(|found| {
+        found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o777 == 0o700
+    })
+}
+
+/// Makes the data of an empty server in `folder`.
+fn install(folder: &Path) {
     if is_root() {
-        run(Command::new("chown").arg(OWNER).arg(made.path()));
+        run(Command::new("chown").arg(OWNER).arg(folder));
     }
-    let mut command = as_owner(&find("mariadb-install-db").expect("it comes with mariadbd"), made.path());
-    command.arg("--no-defaults").arg(format!("--datadir={}", made.path().join("data").display()));
-    command.args(["--skip-test-db", LOG_FILE]);
-    command.arg("--auth-root-authentication-method=normal");
+    let mut command = as_owner(&find("mariadb-install-db").expect("asked for before"), folder);
+    command.arg("--no-defaults").arg(format!("--datadir={}", folder.join("data").display()));
+    command.args(["--skip-test-db", LOG_FILE, "--auth-root-authentication-method=normal"]);
     run(&mut command);
-    // Somebody else may have been faster; then this one goes with its folder.
-    let _ = std::fs::create_dir(&template);
-    let _ = std::fs::rename(made.path().join("data"), &data);
-    data
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -322,4 +354,30 @@ fn run(command: &mut Command) -> String {
     let done = command.output().expect("the program runs");
     assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8_lossy(&done.stdout).trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn trusts_only_a_folder_that_is_its_own() {
+        let above = tempfile::tempdir().unwrap();
+        let (folder, other) = (above.path().join("folder"), above.path().join("other"));
+        assert!(!is_private(&folder));
+        std::fs::create_dir(&folder).unwrap();
+        set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
+        symlink(&folder, &other).unwrap();
+        assert!(is_private(&folder) && !is_private(&other));
+        set_permissions(&folder, Permissions::from_mode(0o770)).unwrap();
+        assert!(!is_private(&folder));
+        if is_root() {
+            set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
+            std::os::unix::fs::chown(&folder, Some(65_534), None).unwrap();
+            assert!(!is_private(&folder), "somebody else's");
+        }
+    }
 }

@@ -39,6 +39,8 @@ pub struct Postgresql {
     options: PostgresqlOptions,
     port: u16,
     folder: TempDir,
+    /// Its process ids may be somebody else's now.
+    killed: bool,
 }
 
 impl Postgresql {
@@ -75,7 +77,7 @@ impl Postgresql {
         for _ in 0..PORT_TRIES {
             let port = free_port();
             match launch(&options, port, folder.path()).await {
-                Ok(process) => return Postgresql { process, options, port, folder },
+                Ok(process) => return Postgresql { process, options, port, folder, killed: false },
                 Err(not_started) => refusal = Some(not_started),
             }
         }
@@ -104,8 +106,19 @@ impl Postgresql {
         self.process.pid()
     }
 
-    /// Kills all its processes with SIGKILL and waits until they are gone.
+    /// Returns the ids of all other processes that it has now.
+    pub fn family(&self) -> Vec<u32> {
+        let pid = self.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        children.unwrap_or_default().split_whitespace().filter_map(|child| child.parse().ok()).collect()
+    }
+
+    /// Kills all its processes with SIGKILL and waits until they are gone. Does nothing where it was killed before.
     pub fn kill(&mut self) {
+        if self.killed {
+            return;
+        }
+        self.killed = true;
         let others = self.family();
         self.process.kill();
         others.iter().for_each(|pid| signal(*pid, "KILL"));
@@ -119,7 +132,7 @@ impl Postgresql {
     pub async fn restart(&mut self) {
         self.kill();
         match launch(&self.options, self.port, self.folder.path()).await {
-            Ok(process) => self.process = process,
+            Ok(process) => (self.process, self.killed) = (process, false),
             Err(refusal) => panic!("postgres did not start again:\n{}", refusal.log),
         }
     }
@@ -147,6 +160,13 @@ impl Postgresql {
         run(self.psql().args(["-c", sql]))
     }
 
+    /// Runs SQL as the owner, which must fail, and returns what is said of it.
+    pub fn refusal(&self, sql: &str) -> String {
+        let done = self.psql().args(["-c", sql]).output().expect("psql runs");
+        assert!(!done.status.success(), "{sql:?} was done");
+        String::from_utf8_lossy(&done.stderr).into_owned()
+    }
+
     /// Begins a conversation: what it locks stays locked until the value is dropped. Returns once all of `sql` is done.
     pub fn talk(&self, sql: &str) -> PostgresqlTalk {
         let mut child = self
@@ -161,7 +181,7 @@ impl Postgresql {
         let output = BufReader::new(child.stdout.take().expect("a pipe"));
         let done = output.lines().any(|line| line.expect("psql writes text") == "done");
         assert!(done, "psql ended before {sql:?} was done");
-        PostgresqlTalk { child, _input: input }
+        PostgresqlTalk { child, input }
     }
 
     /// Goes on at the port of another server, which is gone. For a standby that takes its place.
@@ -180,20 +200,20 @@ impl Postgresql {
         }
         command
     }
-
-    fn family(&self) -> Vec<u32> {
-        let pid = self.pid();
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        children.unwrap_or_default().split_whitespace().filter_map(|child| child.parse().ok()).collect()
-    }
 }
 
 /// A session of its own on the server. Dropping it ends it.
 #[derive(Debug)]
 pub struct PostgresqlTalk {
     child: Child,
-    // Open for as long as the conversation is.
-    _input: ChildStdin,
+    input: ChildStdin,
+}
+
+impl PostgresqlTalk {
+    /// Says more, and does not wait until it is done.
+    pub fn say(&mut self, sql: &str) {
+        writeln!(self.input, "{sql}").expect("psql reads");
+    }
 }
 
 impl Drop for PostgresqlTalk {

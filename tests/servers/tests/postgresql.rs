@@ -15,6 +15,12 @@ async fn start() -> Postgresql {
     Postgresql::start(PostgresqlOptions::default()).await.expect("the server is there")
 }
 
+/// Tells whether a process runs. One that has ended, and waits until whoever inherited it asks, does not.
+fn runs(pid: u32) -> bool {
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    state.rsplit_once(')').is_some_and(|(_, state)| !state.trim_start().starts_with(['Z', 'X']))
+}
+
 async fn keeps_what_it_acknowledged() {
     let mut server = start().await;
     server.sql("create table a (b int); insert into a values (7)");
@@ -36,10 +42,14 @@ async fn is_followed_by_a_standby_that_takes_its_place() {
 async fn is_gone_when_dropped_even_while_paused() {
     let server = start().await;
     let held = server.talk("begin;");
-    let process = format!("/proc/{}", server.pid());
-    assert!(std::path::Path::new(&process).exists());
+    let mut processes = server.family();
+    assert!(processes.len() > 2, "{processes:?}: those of its own, and the one that talks");
+    processes.push(server.pid());
+    assert!(processes.iter().all(|pid| runs(*pid)));
     server.pause();
     drop(server);
-    assert!(!std::path::Path::new(&process).exists());
+    for pid in processes {
+        assert!(!runs(pid), "{pid} is left");
+    }
     drop(held);
 }

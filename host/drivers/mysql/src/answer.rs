@@ -3,6 +3,7 @@
 use althing_core::{Cause, Change, Error, Key, Kind, Record, Result, Revision, SessionId, Stamp};
 use bytes::Bytes;
 
+use crate::operation::Operation;
 use crate::wire::{Reply, Row};
 
 /// How many bytes a stamp is made of: two revisions.
@@ -25,7 +26,7 @@ pub(crate) enum Status {
 /// What a procedure answered.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub(crate) operation: &'static str,
+    pub(crate) operation: Operation,
     pub(crate) status: Status,
     /// The newest revision, where it told.
     pub(crate) revision: Option<u64>,
@@ -35,7 +36,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// Reads the status. Fails with `Internal` on anything no procedure of ours answers.
-    pub(crate) fn read(operation: &'static str, reply: Reply) -> Result<Answer> {
+    pub(crate) fn read(operation: Operation, reply: Reply) -> Result<Answer> {
         let Reply { head, rows } = reply;
         let mut answer = Answer { operation, status: Status::Changed, revision: None, head, rows };
         if answer.head.is_none() {
@@ -131,14 +132,14 @@ impl Answer {
 
 type Part = (Key, Option<Bytes>, Option<SessionId>, Stamp);
 
-fn part(operation: &'static str, row: &mut Row) -> Result<Part> {
+fn part(operation: Operation, row: &mut Row) -> Result<Part> {
     let key = row.bytes("name")?.ok_or_else(|| nonsense(operation, "name"))?;
     let stamp = stamp(operation, row.long("created")?, row.long("modified")?)?;
     let session = sixteen(operation, row.bytes("session")?)?.map(SessionId);
     Ok((Key::new(key), row.bytes("value")?, session, stamp))
 }
 
-fn change(operation: &'static str, mut row: Row) -> Result<Change> {
+fn change(operation: Operation, mut row: Row) -> Result<Change> {
     let (cause, revision) = (row.text("cause")?, row.long("revision")?);
     let (key, value, session, last) = part(operation, &mut row)?;
     let cause = match (cause.as_deref(), value) {
@@ -152,7 +153,7 @@ fn change(operation: &'static str, mut row: Row) -> Result<Change> {
     Ok(Change::Deleted { key, last, revision: Revision(unsigned(operation, revision)?), cause })
 }
 
-fn stamp(operation: &'static str, created: Option<i64>, modified: Option<i64>) -> Result<Stamp> {
+fn stamp(operation: Operation, created: Option<i64>, modified: Option<i64>) -> Result<Stamp> {
     let revision = |number: Option<i64>| match number {
         Some(number) => unsigned(operation, number).map(Revision),
         None => Err(nonsense(operation, "a stamp")),
@@ -160,19 +161,21 @@ fn stamp(operation: &'static str, created: Option<i64>, modified: Option<i64>) -
     Ok(Stamp { created: revision(created)?, modified: revision(modified)? })
 }
 
-fn sixteen(operation: &'static str, bytes: Option<Bytes>) -> Result<Option<u128>> {
+fn sixteen(operation: Operation, bytes: Option<Bytes>) -> Result<Option<u128>> {
     let Some(bytes) = bytes else { return Ok(None) };
     let bytes = bytes.as_ref().try_into().map_err(|_| nonsense(operation, "not sixteen bytes"))?;
     Ok(Some(u128::from_be_bytes(bytes)))
 }
 
-fn unsigned(operation: &'static str, number: i64) -> Result<u64> {
+fn unsigned(operation: Operation, number: i64) -> Result<u64> {
     u64::try_from(number).map_err(|_| nonsense(operation, &number.to_string()))
 }
 
-/// Makes the error that an answer is not what a procedure of ours gives.
-pub(crate) fn nonsense(operation: &'static str, what: &str) -> Error {
-    Error::new(Kind::Internal, operation, format!("the server's answer makes no sense: {what}")).advise(
+/// Makes the error that an answer is not what a procedure of ours gives. Whatever gave it may have written.
+pub(crate) fn nonsense(operation: Operation, what: &str) -> Error {
+    let message = format!("the server's answer makes no sense: {what}");
+    let error = Error::new(Kind::Internal, operation.name(), message).advise(
         "Has somebody changed the tables or procedures althing_? They must be as this version makes them",
-    )
+    );
+    if operation.writes() { error.with_unknown_effect() } else { error }
 }

@@ -15,7 +15,8 @@
 //! A commit locks the row of its namespace, so revisions become visible in their order; a counter of the server's would
 //! not do. Whoever finds a session due ends it, under the same lock, with the changes that tell so: no read shows a record
 //! as gone before that is written. Reads and renewals lock nothing that a commit holds. A transaction that ran into
-//! another one is sent again.
+//! another one is sent again. After any other error, but that of a wait that was too long, the connection is ended: the
+//! server does not run the rest of a procedure that somebody killed, and what that had begun would stay open.
 //!
 //! Nobody is told of news here. One task per host asks for the newest revision while somebody watches, from every 10 ms
 //! after something happened to every 250 ms while nothing does, however many watches there are; what this host writes
@@ -181,7 +182,7 @@ async fn page(store: &Store, prefix: &Key, after: Option<&Key>, limit: u32) -> R
     let arguments = vec![
         key(after.unwrap_or(prefix)),
         Argument::Long(after.is_some().into()),
-        Argument::Bytes(end(prefix)),
+        prefix.end().as_ref().map_or(Argument::Bytes(None), key),
         Argument::Long(Page::records_max(limit) as i64),
         Argument::Long(limits::PAGE_BYTES_MAX as i64),
     ];
@@ -189,15 +190,6 @@ async fn page(store: &Store, prefix: &Key, after: Option<&Key>, limit: u32) -> R
     let (records, more) = (answer.records()?, answer.flag("more")?);
     let next = records.last().filter(|_| more).map(|record| record.key.clone());
     Ok((Page { records, next, revision: answer.revision()? }, incarnation))
-}
-
-/// Returns the first name after `prefix` that does not begin with it: its last byte that can rise, raised.
-fn end(prefix: &Key) -> Option<Bytes> {
-    let prefix = prefix.as_bytes();
-    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
-    let mut name = prefix[..=last].to_vec();
-    name[last] += 1;
-    Some(name.into())
 }
 
 /// Packs a transaction as `sql/operations.sql` takes it apart.
@@ -242,7 +234,7 @@ fn committed(txn: &Txn, mut answer: Answer) -> Result<Committed> {
         }
         Status::SessionLost => match txn.writes.get(answer.number("place")? as usize) {
             Some(Write::Put { session: Some(id), .. }) => Err(lost("commit", *id)),
-            _ => Err(answer::nonsense("commit", "place")),
+            _ => Err(answer::nonsense(Operation::Commit, "place")),
         },
         _ => Ok(Committed { revision: answer.revision()?, stamps: answer.stamps(txn.writes.len())? }),
     }
@@ -264,22 +256,4 @@ fn key(key: &Key) -> Argument {
 
 fn session(id: SessionId) -> Argument {
     Argument::bytes(Bytes::copy_from_slice(&id.0.to_be_bytes()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check_end(prefix: &[u8], expected: Option<&[u8]>) {
-        assert_eq!(end(&Key::new(prefix.to_vec())).as_deref(), expected);
-    }
-
-    #[test]
-    fn a_range_ends_before_the_first_name_that_does_not_begin_with_the_prefix() {
-        check_end(b"", None);
-        check_end(b"a/", Some(b"a0"));
-        check_end(b"a\xff", Some(b"b"));
-        check_end(b"\xff\xff", None);
-    }
 }

@@ -12,8 +12,8 @@ const PARTS: [&str; 3] =
     [include_str!("sql/tables.sql"), include_str!("sql/inside.sql"), include_str!("sql/operations.sql")];
 
 /// Returns the SQL that makes Althing's tables and procedures in the database that is in use, for whoever does not let
-/// hosts do it (`schema=given`). Two may run it at once, and running it again changes nothing. It is for the program
-/// `mysql` or `mariadb`, which knows what a delimiter is.
+/// hosts do it (`schema=given`). Two may run it at once, and running it again changes nothing; over another version's it
+/// fails. It is for the program `mysql` or `mariadb`, which knows what a delimiter is.
 pub fn schema() -> String {
     format!("delimiter //\n{}{BREAK}delimiter ;\n", statements().join(BREAK))
 }
@@ -44,6 +44,6 @@ mod tests {
     fn says_last_that_it_is_whole() {
         let statements = statements();
         assert!(statements.iter().all(|statement| !statement.contains("//")));
-        assert_eq!(statements.last().unwrap(), "insert ignore into althing_format (version) values (1)");
+        assert_eq!(statements.last().unwrap(), "update althing_format set finished = 1");
     }
 }

@@ -2,6 +2,7 @@
 
 use althing_core::{Error, Kind, Result};
 
+use crate::operation::Operation;
 use crate::schema::{self, FORMAT};
 use crate::settings::Settings;
 use crate::wire::{READ_ONLY, Row, Wire};
@@ -14,7 +15,7 @@ const PACKET_BYTES_MIN: u64 = 4 << 20;
 
 /// Asks all at once. The end of a new UUID is another one each time the server was started.
 const QUESTION: &str = "select version() as version, \
-    cast(@@global.read_only as char) in ('1', 'ON') as read_only, \
+    cast(@@global.read_only as char) not in ('0', 'OFF') as read_only, \
     @@global.innodb_flush_log_at_trx_commit = 1 \
         and cast(@@global.innodb_doublewrite as char) in ('1', 'ON', 'fast', 'DETECT_AND_RECOVER') \
         and (@@global.log_bin = 0 or @@global.sync_binlog = 1) as durable, \
@@ -41,15 +42,15 @@ impl Server {
     /// Asks the server and sees to the schema. Fails where it only reads, is too old or takes too little at once, and where
     /// the schema is missing and may not be made, or is another one.
     pub(crate) async fn examine(wire: Wire, settings: &Settings) -> Result<(Wire, Server)> {
-        let with_server = |error: Error| error.with("server", settings.address());
-        let (wire, said) = wire.ask(QUESTION.to_owned()).await.map_err(with_server)?;
-        let mut said = said.ok_or_else(|| crate::answer::nonsense("connect", "no answer"))?;
-        refuse_unusable(&mut said).map_err(with_server)?;
+        let (wire, said) = wire.ask(QUESTION.to_owned()).await?;
+        let mut said = said.ok_or_else(|| crate::answer::nonsense(Operation::Adopt, "no answer"))?;
+        refuse_unusable(&mut said)?;
         let packet = number(&mut said, "packet")?;
         if packet < PACKET_BYTES_MIN {
             let message = format!("this MySQL takes {packet} bytes at once");
-            let error = Error::new(Kind::Unsupported, "connect", message);
-            return Err(with_server(error.advise("Set max_allowed_packet to 16M")));
+            return Err(
+                Error::new(Kind::Unsupported, "connect", message).advise("Set max_allowed_packet to 16M")
+            );
         }
         let server = Server {
             name: said.text("server")?.unwrap_or_default(),
@@ -94,10 +95,10 @@ fn is_too_old(version: &str) -> bool {
 
 /// Makes the schema where it is missing or was not finished, and refuses another one.
 async fn see_to_schema(wire: Wire, settings: &Settings, made: bool, occupied: bool) -> Result<Wire> {
-    let (wire, version) = if made { version(wire).await? } else { (wire, None) };
-    match version {
-        Some(FORMAT) => return Ok(wire),
-        Some(version) => {
+    let (wire, layout) = if made { layout(wire).await? } else { (wire, None) };
+    match layout {
+        Some(Layout { version: FORMAT, finished: true }) => return Ok(wire),
+        Some(Layout { version, .. }) if version != FORMAT => {
             let message = format!("the tables of Althing are of layout version {version}, not {FORMAT}");
             return Err(foreign(settings, &message)
                 .advise("Run a host of the version that made them, or choose another database"));
@@ -106,26 +107,36 @@ async fn see_to_schema(wire: Wire, settings: &Settings, made: bool, occupied: bo
             return Err(foreign(settings, "there are tables named althing_ that hold something else")
                 .advise("Choose another database, or rename them"));
         }
-        None if !settings.creates => {
+        _ if !settings.creates => {
             return Err(foreign(
                 settings,
                 "the tables of Althing are missing, and schema=given forbids making them",
             )
             .advise("Run what `althing drivers --schema mysql` prints, as somebody who may"));
         }
-        None => {}
+        _ => {}
     }
     create(wire).await.map_err(|error| error.with("database", &settings.database))
 }
 
-async fn version(wire: Wire) -> Result<(Wire, Option<i64>)> {
-    let newest = "select cast(max(version) as signed) as version from althing_format";
-    let (wire, row) = wire.ask(newest.to_owned()).await?;
-    let version = row.map(|mut row| row.long("version")).transpose()?.flatten();
-    Ok((wire, version))
+/// What the tables say of themselves.
+struct Layout {
+    version: i64,
+    /// All of them are there, and all procedures.
+    finished: bool,
 }
 
-/// Each statement is done or not by itself; the last one says that all were, and until then another host goes on.
+async fn layout(wire: Wire) -> Result<(Wire, Option<Layout>)> {
+    let question =
+        "select cast(version as signed) as version, cast(finished as signed) as finished from althing_format";
+    let (wire, row) = wire.ask(question.to_owned()).await?;
+    let Some(mut row) = row else { return Ok((wire, None)) };
+    let (version, finished) = (row.long("version")?.unwrap_or_default(), yes(&mut row, "finished")?);
+    Ok((wire, Some(Layout { version, finished })))
+}
+
+/// Each statement is done or not by itself. The first ones say whose layout this is, and fail where another version was
+/// faster; the last one says that all were done, and until then another host of this version goes on.
 async fn create(mut wire: Wire) -> Result<Wire> {
     // A procedure remembers in which letters it was written.
     let letters = |names: &str| format!("set names {names}");

@@ -55,7 +55,7 @@ impl Settings {
             let message = format!("a namespace of {} bytes; at most {NAMESPACE_BYTES_MAX}", namespace.len());
             return Err(location.wrong(message).advise("Choose a shorter one"));
         }
-        let tls = if wants_tls(location)? { Some(tls::prepare(location, &host)?) } else { None };
+        let tls = if althing_tls::wanted(location)? { Some(tls::prepare(location, &host)?) } else { None };
         Ok(Settings {
             host,
             port,
@@ -125,17 +125,6 @@ fn creates(location: &Location) -> Result<bool> {
         Some(other) => {
             Err(location.wrong(format!("schema is {other:?}")).advise("Write schema=given or schema=create"))
         }
-    }
-}
-
-fn wants_tls(location: &Location) -> Result<bool> {
-    let implied = althing_tls::implied_by(location).is_some();
-    match location.option("tls") {
-        None => Ok(implied),
-        Some("true") => Ok(true),
-        Some("false") if !implied => Ok(false),
-        Some("false") => Err(location.wrong("tls=false with a certificate").advise("Leave out tls=false")),
-        Some(other) => Err(location.wrong(format!("tls is {other:?}")).advise("Write tls=true or tls=false")),
     }
 }
 

@@ -120,8 +120,12 @@ impl Store {
     }
 
     fn late(&self, operation: &'static str) -> Error {
-        Error::new(Kind::Timeout, operation, "MySQL did not answer in time")
-            .with("server", self.settings.address())
+        self.placed(Error::new(Kind::Timeout, operation, "MySQL did not answer in time"))
+    }
+
+    /// Says where it went wrong.
+    fn placed(&self, error: Error) -> Error {
+        error.with("server", self.settings.address()).with("namespace", &self.settings.namespace)
     }
 
     async fn send(
@@ -139,7 +143,7 @@ impl Store {
             let sent = self.arguments(namespace, arguments);
             if let Err(error) = fits(operation, &sent, namespace.packet) {
                 lane.give(Adopted { wire, namespace });
-                return Err(error);
+                return Err(self.placed(error));
             }
             let Some((wire, reply)) = self.within(deadline, wire.run(operation, sent)).await else {
                 // Nor is any other connection trusted that was made before.
@@ -151,14 +155,16 @@ impl Store {
                 Some(wire) => lane.give(Adopted { wire, namespace }),
                 None => self.forget(),
             }
-            let answer = Answer::read(operation.name(), reply?)?;
+            let answer = reply.and_then(|reply| Answer::read(operation, reply));
+            let answer = answer.map_err(|error| self.placed(error))?;
             self.see(&answer);
             if answer.status != Status::Changed {
                 return Ok((answer, namespace.incarnation));
             }
             self.forget();
         }
-        Err(Error::new(Kind::Unavailable, operation.name(), "the store is set back again and again"))
+        let message = "the store is set back again and again";
+        Err(self.placed(Error::new(Kind::Unavailable, operation.name(), message)))
     }
 
     fn lane(&self, operation: Operation) -> &Lane {
@@ -182,9 +188,12 @@ impl Store {
     /// Takes an idle connection, or makes one before `deadline`. Nothing of the caller's is written on failure.
     async fn adopted(&self, lane: &Lane, operation: &'static str, deadline: BootTime) -> Result<Adopted> {
         let idle = lane.idle().pop();
-        match idle {
-            Some(adopted) => Ok(adopted),
-            None => self.within(deadline, self.adopt()).await.unwrap_or_else(|| Err(self.late(operation))),
+        if let Some(adopted) = idle {
+            return Ok(adopted);
+        }
+        match self.within(deadline, self.adopt()).await {
+            Some(adopted) => adopted.map_err(|error| self.placed(error)),
+            None => Err(self.late(operation)),
         }
     }
 
@@ -201,7 +210,7 @@ impl Store {
             Argument::Long(self.seen()),
         ];
         let (wire, reply) = wire.run(Operation::Adopt, arguments).await;
-        let mut answer = Answer::read("connect", reply?)?;
+        let mut answer = Answer::read(Operation::Adopt, reply?)?;
         if answer.status == Status::Foreign {
             return Err(self.foreign(answer.number("layout")?));
         }
@@ -210,32 +219,31 @@ impl Store {
             let namespace = &self.settings.namespace;
             tracing::warn!(namespace, kept, "the server was started again, or the store set back");
         }
-        let wire = wire.ok_or_else(|| nonsense("connect", "no connection"))?;
+        let wire = wire.ok_or_else(|| nonsense(Operation::Adopt, "no connection"))?;
         let namespace = Namespace {
             incarnation: answer.bits("incarnation")?,
             durable: server.durable,
-            space: answer.maybe_number("space")?.ok_or_else(|| nonsense("connect", "space"))?,
+            space: answer.maybe_number("space")?.ok_or_else(|| nonsense(Operation::Adopt, "space"))?,
             packet: server.packet,
         };
         Ok(Adopted { wire, namespace })
     }
 
     fn refuse_less_durable(&self, server: &Server) -> Result<()> {
-        if server.durable || !*self.durable.get_or_init(|| server.durable) {
+        // Asked first, so that the first server is the one that promises.
+        let promised = *self.durable.get_or_init(|| server.durable);
+        if server.durable || !promised {
             return Ok(());
         }
         let message = "the server no longer has on disk what it acknowledges";
         let advice = "Set innodb_flush_log_at_trx_commit to 1, innodb_doublewrite to on, and sync_binlog to 1 where there \
             is a binary log, or restart this host to do without";
-        Err(Error::new(Kind::Unsupported, "connect", message)
-            .with("server", self.settings.address())
-            .advise(advice))
+        Err(Error::new(Kind::Unsupported, "connect", message).advise(advice))
     }
 
     fn foreign(&self, found: u64) -> Error {
         let message = format!("the namespace is of layout version {found}, not {FORMAT}");
         Error::new(Kind::Format, "connect", message)
-            .with("namespace", &self.settings.namespace)
             .advise("Choose another namespace, or a host of the version that wrote it")
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use althing_core::{Error, Kind, Result};
+use althing_core::{Error, Kind, Result, limits};
 use bytes::Bytes;
 use mysql_async::prelude::{FromValue, Queryable};
 use mysql_async::{ClientIdentity, Conn, DriverError, IoError, OptsBuilder, ServerError, SslOpts, Value};
@@ -23,6 +23,8 @@ const PACKET_BYTES_MAX: usize = 1 << 30;
 const STATEMENTS_MAX: usize = 32;
 /// How often a statement is sent again that the server took back because it ran into another one.
 const AGAIN_MAX: u32 = 8;
+/// Of how many bytes the server sorts by: the longest name, and its length, which follows it there.
+const SORT_BYTES: usize = 2 * limits::KEY_BYTES_MAX;
 
 /// A connection. It does one thing at a time; dropping it ends it.
 pub(crate) struct Wire {
@@ -40,11 +42,10 @@ pub(crate) struct Reply {
 impl Wire {
     /// Connects and logs in. Nothing is written, so every error has no effect.
     pub(crate) async fn dial(settings: &Settings) -> Result<Wire> {
-        let with_server = |error: Error| error.with("server", settings.address());
         match Task::spawn(Conn::new(options(settings))).end().await {
             Some(Ok(conn)) => Ok(Wire { conn }),
-            Some(Err(error)) => Err(with_server(not_connected(settings, error))),
-            None => Err(with_server(panicked("connect"))),
+            Some(Err(error)) => Err(not_connected(settings, error)),
+            None => Err(panicked("connect")),
         }
     }
 
@@ -60,7 +61,7 @@ impl Wire {
         let (wire, reply) = self.exchange(request).await;
         let reply = reply.unwrap_or_else(|| Err(Failure::Panicked { sent: true }));
         let fault = |failure: Failure| failure.fault(operation.name(), operation.writes());
-        (wire, reply.map(|reply| reply.of(operation.name())).map_err(fault))
+        (wire, reply.map(|reply| reply.of(operation)).map_err(fault))
     }
 
     /// Runs a statement that changes nothing but the schema, and reads the one row that it gives, if it does.
@@ -69,7 +70,7 @@ impl Wire {
         let reply = reply.unwrap_or_else(|| Err(Failure::Panicked { sent: true }));
         let reply = reply.map_err(|failure| failure.fault("connect", false))?;
         let broken = || Error::new(Kind::Unavailable, "connect", BROKEN.1);
-        Ok((wire.ok_or_else(broken)?, reply.of("connect").head))
+        Ok((wire.ok_or_else(broken)?, reply.of(Operation::Adopt).head))
     }
 
     /// In a task of its own: what the crate makes of a foreign server must not tear down whoever calls.
@@ -77,8 +78,11 @@ impl Wire {
         let mut held = Held(Some(self.conn));
         let work = async move {
             let done = request.send_over(&mut held).await;
-            let usable = done.as_ref().err().is_none_or(Failure::leaves_connection);
-            (if usable { held.0.take() } else { None }, done)
+            let is_clean = match &done {
+                Ok(_) => true,
+                Err(failure) => failure.is_taken_back() && held.takes_back().await,
+            };
+            (if is_clean { held.0.take() } else { None }, done)
         };
         match Task::spawn(work).end().await {
             Some((conn, done)) => (conn.map(|conn| Wire { conn }), Some(done)),
@@ -116,6 +120,14 @@ impl<T> Drop for Task<T> {
 /// A connection in the middle of something.
 struct Held(Option<Conn>);
 
+impl Held {
+    /// Makes the server take back whatever it has not yet. False where it does not say that it did.
+    async fn takes_back(&mut self) -> bool {
+        let Some(conn) = &mut self.0 else { return false };
+        conn.query_drop(TAKE_BACK).await.is_ok()
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         let Some(conn) = self.0.take() else { return };
@@ -134,7 +146,7 @@ enum Request {
 struct Sets(Vec<mysql_async::Row>, Vec<mysql_async::Row>);
 
 impl Sets {
-    fn of(self, operation: &'static str) -> Reply {
+    fn of(self, operation: Operation) -> Reply {
         let row = |row| Row { row, operation };
         Reply { head: self.0.into_iter().next().map(row), rows: self.1.into_iter().map(row).collect() }
     }
@@ -157,7 +169,9 @@ impl Request {
                 let values: Vec<Value> = arguments.into_iter().map(value).collect();
                 for _ in 0..AGAIN_MAX {
                     match call(conn, &statement, values.clone()).await {
-                        Err(mysql_async::Error::Server(error)) if AGAIN.contains(&error.code) => {}
+                        Err(mysql_async::Error::Server(error)) if AGAIN.contains(&error.code) => {
+                            conn.query_drop(TAKE_BACK).await.map_err(not_sent)?;
+                        }
                         done => return done.map_err(sent),
                     }
                 }
@@ -192,7 +206,7 @@ fn value(argument: Argument) -> Value {
 #[derive(Debug)]
 pub(crate) struct Row {
     row: mysql_async::Row,
-    operation: &'static str,
+    operation: Operation,
 }
 
 impl Row {
@@ -220,10 +234,13 @@ fn options(settings: &Settings) -> OptsBuilder {
     // Seconds, of which the server knows no parts; less than a call may take, so that its answer says that nothing was
     // done before we give up.
     let patience = (settings.timeout / 2).as_secs().max(1);
+    // Whatever the server's own settings would make of a transaction, of its end, and of an order.
     let session = format!(
-        "set autocommit = 1, innodb_lock_wait_timeout = {patience}, lock_wait_timeout = {patience}, \
-         wait_timeout = {SILENCE_MAX}, names binary"
+        "set autocommit = 1, completion_type = 0, max_sort_length = {SORT_BYTES}, \
+         innodb_lock_wait_timeout = {patience}, lock_wait_timeout = {patience}, wait_timeout = {SILENCE_MAX}, \
+         names binary"
     );
+    let isolation = "set session transaction isolation level read committed".to_owned();
     OptsBuilder::default()
         .ip_or_hostname(&settings.host)
         .tcp_port(settings.port)
@@ -231,7 +248,7 @@ fn options(settings: &Settings) -> OptsBuilder {
         .pass(settings.password.as_ref().map(|password| password.expose()))
         .db_name(Some(&settings.database))
         .ssl_opts(settings.tls.as_ref().map(trust))
-        .init(vec![session])
+        .init(vec![session, isolation])
         .tcp_nodelay(true)
         .tcp_keepalive(Some(KEEPALIVE))
         .prefer_socket(false)
@@ -264,10 +281,11 @@ enum Failure {
 }
 
 impl Failure {
-    /// Tells whether the connection can be used on.
-    fn leaves_connection(&self) -> bool {
+    /// Tells whether the server took back what it had begun. Of no other error is that sure: a procedure that was killed
+    /// may not get to its `rollback`, and its transaction would go on with whatever is sent next.
+    fn is_taken_back(&self) -> bool {
         let Failure::Failed { error: mysql_async::Error::Server(error), .. } = self else { return false };
-        !ENDING.contains(&error.code)
+        error.code == LOCKED || AGAIN.contains(&error.code)
     }
 
     /// Says what it means. `writes` tells whether the request would have written: then whatever may have happened after it
@@ -317,8 +335,10 @@ pub(crate) const READ_ONLY: &str = "this MySQL only reads: a replica, or set so"
 
 /// It ran into another one, or a row changed under it, and the server has taken back all of it.
 const AGAIN: [u16; 2] = [1213, 1020];
-/// After these the server ends the connection.
-const ENDING: [u16; 6] = [1053, 1079, 1152, 1153, 1927, 4031];
+/// It waited for a lock for too long.
+const LOCKED: u16 = 1205;
+/// Said also where the procedure has taken all back: somebody may have killed it before it came to that.
+const TAKE_BACK: &str = "rollback";
 
 /// Says what an error means, and whether the server may have done what was asked.
 fn meaning(error: &mysql_async::Error) -> (Meaning, bool) {
@@ -360,7 +380,7 @@ fn not_connected(settings: &Settings, error: mysql_async::Error) -> Error {
 fn server_meaning(error: &ServerError) -> (Meaning, bool) {
     let before_it_ran = |kind, message, advice| ((kind, message, advice), false);
     match error.code {
-        1205 => before_it_ran(
+        LOCKED => before_it_ran(
             Kind::Timeout,
             "another session of MySQL holds the namespace",
             "Look for it in information_schema.innodb_trx and with show processlist",
@@ -384,7 +404,8 @@ fn server_meaning(error: &ServerError) -> (Meaning, bool) {
         1290 | 1792 | 1836 => {
             before_it_ran(Kind::Unavailable, READ_ONLY, "Name the primary in the backend URL")
         }
-        1054 | 1146 | 1305 | 1318 => before_it_ran(
+        // The last is what `althing_claim` says of another version.
+        1054 | 1146 | 1305 | 1318 | 1644 => before_it_ran(
             Kind::Format,
             "the tables and procedures of Althing are not as this version makes them",
             "Drop them, choose another database, or run the host of the version that made them",

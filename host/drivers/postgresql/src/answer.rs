@@ -3,6 +3,7 @@
 use althing_core::{Cause, Change, Error, Key, Kind, Record, Result, Revision, SessionId, Stamp};
 use bytes::Bytes;
 
+use crate::operation::Operation;
 use crate::wire::Row;
 
 /// What a function said about how it went.
@@ -22,7 +23,7 @@ pub(crate) enum Status {
 /// The one row that a function answers.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub(crate) operation: &'static str,
+    pub(crate) operation: Operation,
     pub(crate) status: Status,
     row: Row,
 }
@@ -38,7 +39,7 @@ struct Columns {
 
 impl Answer {
     /// Reads the status. Fails with `Internal` on anything no function of ours answers.
-    pub(crate) fn read(operation: &'static str, row: Row) -> Result<Answer> {
+    pub(crate) fn read(operation: Operation, row: Row) -> Result<Answer> {
         let status = match row.int("status")? {
             Some(1) => Status::Done,
             Some(0) => Status::Refused,
@@ -134,7 +135,7 @@ impl Answer {
 type Part = (Key, Option<Bytes>, Option<SessionId>, Stamp);
 
 impl Columns {
-    fn next(&mut self, operation: &'static str) -> Result<Option<Part>> {
+    fn next(&mut self, operation: Operation) -> Result<Option<Part>> {
         let Some(key) = self.keys.next() else { return Ok(None) };
         let lists = (self.created.next(), self.modified.next(), self.sessions.next(), self.values.next());
         let (Some(key), (Some(created), Some(modified), Some(session), Some(value))) = (key, lists) else {
@@ -145,7 +146,7 @@ impl Columns {
     }
 }
 
-fn change(operation: &'static str, cause: Option<&str>, revision: i64, part: Part) -> Result<Change> {
+fn change(operation: Operation, cause: Option<&str>, revision: i64, part: Part) -> Result<Change> {
     let (key, value, session, last) = part;
     let cause = match (cause, value) {
         (Some("p"), Some(value)) => return Ok(Change::Put(Record { key, value, session, stamp: last })),
@@ -157,7 +158,7 @@ fn change(operation: &'static str, cause: Option<&str>, revision: i64, part: Par
     Ok(Change::Deleted { key, last, revision: Revision(unsigned(operation, revision)?), cause })
 }
 
-fn stamp(operation: &'static str, created: Option<i64>, modified: Option<i64>) -> Result<Stamp> {
+fn stamp(operation: Operation, created: Option<i64>, modified: Option<i64>) -> Result<Stamp> {
     let revision = |number: Option<i64>| match number {
         Some(number) => unsigned(operation, number).map(Revision),
         None => Err(nonsense(operation, "a stamp")),
@@ -165,18 +166,20 @@ fn stamp(operation: &'static str, created: Option<i64>, modified: Option<i64>) -
     Ok(Stamp { created: revision(created)?, modified: revision(modified)? })
 }
 
-fn owner(operation: &'static str, session: Option<Bytes>) -> Result<Option<SessionId>> {
+fn owner(operation: Operation, session: Option<Bytes>) -> Result<Option<SessionId>> {
     let Some(session) = session else { return Ok(None) };
     let bytes = session.as_ref().try_into().map_err(|_| nonsense(operation, "a session of 16 bytes"))?;
     Ok(Some(SessionId(u128::from_be_bytes(bytes))))
 }
 
-fn unsigned(operation: &'static str, number: i64) -> Result<u64> {
+fn unsigned(operation: Operation, number: i64) -> Result<u64> {
     u64::try_from(number).map_err(|_| nonsense(operation, &number.to_string()))
 }
 
-/// Makes the error that an answer is not what a function of ours gives.
-pub(crate) fn nonsense(operation: &'static str, what: &str) -> Error {
-    Error::new(Kind::Internal, operation, format!("the server's answer makes no sense: {what}"))
-        .advise("Has somebody changed the schema althing? It must be as this version makes it")
+/// Makes the error that an answer is not what a function of ours gives. Whatever gave it may have written.
+pub(crate) fn nonsense(operation: Operation, what: &str) -> Error {
+    let message = format!("the server's answer makes no sense: {what}");
+    let error = Error::new(Kind::Internal, operation.name(), message)
+        .advise("Has somebody changed the schema althing? It must be as this version makes it");
+    if operation.writes() { error.with_unknown_effect() } else { error }
 }

@@ -13,8 +13,10 @@ use crate::wire::Ear;
 
 /// How often a silent connection is asked whether it is there.
 const PING_EVERY: Duration = Duration::from_secs(1);
-/// How long a message to ourselves may take. A pooler that lends connections for a transaction each never delivers it.
-const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+/// How often a word is said to ourselves, and how long we listen after each time. A pooler that lends connections for a
+/// transaction each never delivers it; a server that has much to do may be slow once.
+const PROBES_MAX: u32 = 3;
+const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 /// The pause after a failed attempt to listen; doubled for each further one, up to the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -94,25 +96,33 @@ fn attend_from_now(heard: &Sender<Heard>) {
     });
 }
 
-/// Makes a connection and says something on the other one. `None` where that is not heard.
+/// Makes a connection and says something on another one. `None` where that is not heard.
 async fn open(store: &Store) -> Result<Option<Ear>> {
     let deadline = store.clock.now() + store.settings.timeout;
     let adopted = store.adopted("watch", deadline).await?;
-    let mut ear = Ear::open(&store.settings, &adopted.channel).await?;
+    let placed = |error| store.placed(error);
+    let mut ear = Ear::open(&store.settings, &adopted.channel).await.map_err(placed)?;
     let word = format!("word {:032x}", store.chance.bits());
-    adopted.wire.notify(&adopted.channel, &word).await?;
-    let probed = async {
-        while let Some(message) = ear.next().await {
-            if message == word {
-                return true;
-            }
+    // All of it ends sooner than a call gives up: not to be told is no failure.
+    let patience = PROBE_DEADLINE.min(store.settings.timeout / (PROBES_MAX + 1));
+    for _ in 0..PROBES_MAX {
+        adopted.wire.notify(&adopted.channel, &word).await.map_err(placed)?;
+        let heard = store.within(store.clock.now() + patience, hears(&mut ear, &word)).await;
+        if heard == Some(true) {
+            return Ok(Some(ear));
         }
-        false
-    };
-    // Sooner than a call gives up: not to be told is no failure.
-    let patience = PROBE_DEADLINE.min(store.settings.timeout / 2);
-    let probed = store.within(store.clock.now() + patience, probed).await;
-    Ok((probed == Some(true)).then_some(ear))
+    }
+    Ok(None)
+}
+
+/// Waits for a word. False where the connection ends.
+async fn hears(ear: &mut Ear, word: &str) -> bool {
+    while let Some(message) = ear.next().await {
+        if message == word {
+            return true;
+        }
+    }
+    false
 }
 
 async fn listen(store: Arc<Store>, ear: Ear, heard: Sender<Heard>) {

@@ -11,7 +11,8 @@
 //!
 //! A commit locks the row of its namespace until it is on disk, so revisions become visible in their order; a sequence
 //! would not do. Whoever finds a session due ends it, under the same lock, with the changes that tell so: no read shows
-//! a record as gone before that is written. Reads and renewals lock nothing that a commit holds. `NOTIFY` only wakes.
+//! a record as gone before that is written. Reads and renewals lock nothing that a commit holds, and a connection answers
+//! in order: so there is one for commits, one for reads, one for renewals, and one that listens. `NOTIFY` only wakes.
 //! Where it is not heard, as behind a pooler that lends connections for one transaction each, watches poll; there, say
 //! `listen=false`, because the server's connection that once listened goes on being told, and the pooler logs each.
 //!
@@ -175,7 +176,7 @@ async fn page(store: &Store, prefix: &Key, after: Option<&Key>, limit: u32) -> R
     let arguments = vec![
         key(after.unwrap_or(prefix)),
         Argument::Flag(after.is_some()),
-        Argument::Bytes(end(prefix)),
+        Argument::Bytes(prefix.end().as_ref().map(key_bytes)),
         Argument::Int(Page::records_max(limit) as i32),
         Argument::Long(limits::PAGE_BYTES_MAX as i64),
     ];
@@ -183,15 +184,6 @@ async fn page(store: &Store, prefix: &Key, after: Option<&Key>, limit: u32) -> R
     let (records, more) = (answer.records()?, answer.flag("more")?);
     let next = records.last().filter(|_| more).map(|record| record.key.clone());
     Ok((Page { records, next, revision: answer.revision("revision")? }, incarnation))
-}
-
-/// Returns the first name after `prefix` that does not begin with it: its last byte that can rise, raised.
-fn end(prefix: &Key) -> Option<Bytes> {
-    let prefix = prefix.as_bytes();
-    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
-    let mut name = prefix[..=last].to_vec();
-    name[last] += 1;
-    Some(name.into())
 }
 
 fn commit_arguments(txn: &Txn) -> Vec<Argument> {
@@ -225,7 +217,7 @@ fn committed(txn: &Txn, answer: &Answer) -> Result<Committed> {
         }
         Status::SessionLost => match txn.writes.get(place()?) {
             Some(Write::Put { session: Some(id), .. }) => Err(lost("commit", *id)),
-            _ => Err(answer::nonsense("commit", "place")),
+            _ => Err(answer::nonsense(Operation::Commit, "place")),
         },
         _ => {
             Ok(Committed { revision: answer.revision("revision")?, stamps: answer.stamps(txn.writes.len())? })
@@ -260,22 +252,4 @@ fn session(id: SessionId) -> Argument {
 
 fn id_bytes(id: SessionId) -> Bytes {
     Bytes::copy_from_slice(&id.0.to_be_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check_end(prefix: &[u8], expected: Option<&[u8]>) {
-        assert_eq!(end(&Key::new(prefix.to_vec())).as_deref(), expected);
-    }
-
-    #[test]
-    fn a_range_ends_before_the_first_name_that_does_not_begin_with_the_prefix() {
-        check_end(b"", None);
-        check_end(b"a/", Some(b"a0"));
-        check_end(b"a\xff", Some(b"b"));
-        check_end(b"\xff\xff", None);
-    }
 }

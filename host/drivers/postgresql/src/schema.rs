@@ -12,7 +12,8 @@ const PARTS: [&str; 3] =
     [include_str!("sql/tables.sql"), include_str!("sql/inside.sql"), include_str!("sql/operations.sql")];
 
 /// Returns the SQL that creates the schema `althing`, for whoever does not let hosts do it (`schema=given`). It is one
-/// transaction under a lock, so two may run it at once, and running it again changes nothing.
+/// transaction under a lock, so two may run it at once, and running it again changes nothing; over another version's it
+/// fails.
 pub fn schema() -> String {
     let parts = PARTS
         .join("\n")

@@ -33,9 +33,8 @@ impl Server {
     /// Asks the server and sees to the schema. Fails where it is a standby, too old, or would not show each statement
     /// the newest state, and where the schema is missing and may not be made, or is another one.
     pub(crate) async fn examine(wire: &Wire, settings: &Settings) -> Result<Server> {
-        let with_server = |error: Error| error.with("server", settings.address());
-        let said = wire.ask(QUESTION).await.map_err(with_server)?;
-        refuse_unusable(&said).map_err(with_server)?;
+        let said = wire.ask(QUESTION).await?;
+        refuse_unusable(&said)?;
         if !yes(&said, "made")? {
             create(wire, settings, yes(&said, "occupied")?).await?;
         }

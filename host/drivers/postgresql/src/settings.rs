@@ -42,7 +42,7 @@ impl Settings {
                 return Err(location.wrong(format!("a zero byte in the name of the {what}")));
             }
         }
-        let tls = if wants_tls(location)? { Some(tls::prepare(location, &host)?) } else { None };
+        let tls = if althing_tls::wanted(location)? { Some(tls::prepare(location, &host)?) } else { None };
         Ok(Settings {
             host,
             port,
@@ -99,17 +99,6 @@ fn choice(location: &Location, name: &str, first: &str, second: &str) -> Result<
         Some(other) => Err(location
             .wrong(format!("{name} is {other:?}"))
             .advise(format!("Write {name}={first} or {name}={second}"))),
-    }
-}
-
-fn wants_tls(location: &Location) -> Result<bool> {
-    let implied = althing_tls::implied_by(location).is_some();
-    match location.option("tls") {
-        None => Ok(implied),
-        Some("true") => Ok(true),
-        Some("false") if !implied => Ok(false),
-        Some("false") => Err(location.wrong("tls=false with a certificate").advise("Leave out tls=false")),
-        Some(other) => Err(location.wrong(format!("tls is {other:?}")).advise("Write tls=true or tls=false")),
     }
 }
 

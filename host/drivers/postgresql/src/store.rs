@@ -27,8 +27,9 @@ pub(crate) struct Store {
     known: Mutex<Option<Arc<str>>>,
     /// What the first server said about its disk; the capability stands on it.
     durable: OnceLock<bool>,
-    calls: Lane,
-    /// Apart, because a connection answers in order, and a renewal waits for nobody who holds the namespace.
+    /// Three, because a connection answers in order, and neither a read nor a renewal waits for whoever holds the namespace.
+    writes: Lane,
+    reads: Lane,
     renewals: Lane,
 }
 
@@ -69,7 +70,8 @@ impl Store {
             seen: AtomicU64::new(0),
             known: Mutex::default(),
             durable: OnceLock::new(),
-            calls: Lane::default(),
+            writes: Lane::default(),
+            reads: Lane::default(),
             renewals: Lane::default(),
         }
     }
@@ -95,9 +97,9 @@ impl Store {
         }
     }
 
-    /// Returns the connection for calls, or makes one, before `deadline`. Nothing is written on failure.
+    /// Returns the connection for reads, or makes one, before `deadline`. Nothing is written on failure.
     pub(crate) async fn adopted(&self, operation: &'static str, deadline: BootTime) -> Result<Arc<Adopted>> {
-        self.adopted_on(&self.calls, operation, deadline).await
+        self.adopted_on(&self.reads, operation, deadline).await
     }
 
     /// Waits for `work` until `deadline`.
@@ -112,7 +114,12 @@ impl Store {
     /// Makes the error that an answer did not come in time.
     pub(crate) fn late(&self, operation: &'static str) -> Error {
         let message = format!("no answer of PostgreSQL within {} ms", self.settings.timeout.as_millis());
-        Error::new(Kind::Timeout, operation, message).with("server", self.settings.address())
+        self.placed(Error::new(Kind::Timeout, operation, message))
+    }
+
+    /// Says where it went wrong.
+    pub(crate) fn placed(&self, error: Error) -> Error {
+        error.with("server", self.settings.address()).with("namespace", &self.settings.namespace)
     }
 
     async fn send(
@@ -121,7 +128,7 @@ impl Store {
         arguments: &[Argument],
         deadline: BootTime,
     ) -> Result<(Answer, Arc<str>)> {
-        let lane = if operation == Operation::Renew { &self.renewals } else { &self.calls };
+        let lane = self.lane(operation);
         for _ in 0..ADOPTIONS_MAX {
             let adopted = self.adopted_on(lane, operation.name(), deadline).await?;
             let mut sent = vec![
@@ -136,14 +143,24 @@ impl Store {
                 let late = self.late(operation.name());
                 return Err(if operation.writes() { late.with_unknown_effect() } else { late });
             };
-            let answer = Answer::read(operation.name(), row?)?;
-            self.see(&answer)?;
+            let answer = row.and_then(|row| Answer::read(operation, row));
+            let answer = answer.and_then(|answer| self.see(&answer).map(|()| answer));
+            let answer = answer.map_err(|error| self.placed(error))?;
             if answer.status != Status::Changed {
                 return Ok((answer, adopted.incarnation.clone()));
             }
             lane.forget(&adopted);
         }
-        Err(Error::new(Kind::Unavailable, operation.name(), "the store is set back again and again"))
+        let message = "the store is set back again and again";
+        Err(self.placed(Error::new(Kind::Unavailable, operation.name(), message)))
+    }
+
+    fn lane(&self, operation: Operation) -> &Lane {
+        match operation {
+            Operation::Renew => &self.renewals,
+            Operation::Get | Operation::List | Operation::Changes => &self.reads,
+            _ => &self.writes,
+        }
     }
 
     async fn adopted_on(
@@ -171,7 +188,7 @@ impl Store {
         {
             return Err(failure.clone());
         }
-        let adopted = self.adopt().await;
+        let adopted = self.adopt().await.map_err(|error| self.placed(error));
         let mut live = lane.lock();
         match &adopted {
             Ok(adopted) => live.adopted = Some(adopted.clone()),
@@ -187,10 +204,11 @@ impl Store {
     async fn adopt(&self) -> Result<Arc<Adopted>> {
         let wire = Wire::dial(&self.settings).await?;
         let server = Server::examine(&wire, &self.settings).await?;
-        if !server.durable && *self.durable.get_or_init(|| server.durable) {
+        // Asked first, so that the first server is the one that promises.
+        let promised = *self.durable.get_or_init(|| server.durable);
+        if promised && !server.durable {
             let message = "the server no longer has on disk what it acknowledges";
             return Err(Error::new(Kind::Unsupported, "connect", message)
-                .with("server", self.settings.address())
                 .advise("Set fsync and full_page_writes to on, or restart this host to do without"));
         }
         let known = self.known().clone();
@@ -202,7 +220,7 @@ impl Store {
             self.seen(),
             self.patience(),
         ];
-        let answer = Answer::read("connect", wire.run(Operation::Adopt, &arguments).await?)?;
+        let answer = Answer::read(Operation::Adopt, wire.run(Operation::Adopt, &arguments).await?)?;
         if answer.status == Status::Foreign {
             return Err(self.foreign(&answer.text("layout")?));
         }
@@ -219,7 +237,6 @@ impl Store {
     fn foreign(&self, found: &str) -> Error {
         let message = format!("the namespace is of {found}, not {FORMAT}");
         Error::new(Kind::Format, "connect", message)
-            .with("namespace", &self.settings.namespace)
             .advise("Choose another namespace, or a host of the version that wrote it")
     }
 

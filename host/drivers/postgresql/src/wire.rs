@@ -60,13 +60,14 @@ impl Wire {
             arguments.iter().map(|argument| (argument as &(dyn ToSql + Sync), sql_type(argument))).collect();
         let row = self.client.query_typed_one(operation.statement(), &typed).await;
         let failed = |error| fault(operation.name(), operation.writes(), error);
-        Ok(Row { row: row.map_err(failed)?, operation: operation.name() })
+        Ok(Row { row: row.map_err(failed)?, operation })
     }
 
     /// Reads the one row that a statement gives.
     pub(crate) async fn ask(&self, statement: &str) -> Result<Row> {
         let row = self.client.query_typed_one(statement, &[]).await;
-        Ok(Row { row: row.map_err(|error| fault("connect", false, error))?, operation: "connect" })
+        let failed = |error| fault("connect", false, error);
+        Ok(Row { row: row.map_err(failed)?, operation: Operation::Adopt })
     }
 
     /// Runs statements of which only an error is of interest.
@@ -124,7 +125,7 @@ impl Ear {
 #[derive(Debug)]
 pub(crate) struct Row {
     row: tokio_postgres::Row,
-    operation: &'static str,
+    operation: Operation,
 }
 
 impl Row {
@@ -221,8 +222,7 @@ async fn dial(settings: &Settings) -> Result<(Wire, Receiver<String>)> {
         None => config.connect_raw(stream, NoTls).await.map(|made| start(made, told)),
         Some(tls) => config.connect_raw(stream, Greeting(tls)).await.map(|made| start(made, told)),
     };
-    let (client, task) =
-        started.map_err(|error| fault("connect", false, error).with("server", settings.address()))?;
+    let (client, task) = started.map_err(|error| fault("connect", false, error))?;
     Ok((Wire { client, permits: Semaphore::new(REQUESTS_MAX), task }, messages))
 }
 

@@ -6,7 +6,8 @@ begin
   set _now = timestampdiff(microsecond, '1970-01-01 00:00:00', utc_timestamp(6));
 end
 //
--- Begins a transaction and locks the namespace. `_revision` is null where it is not the one that the host knows.
+-- Begins a transaction and locks the namespace. `_revision` is null where it is not the one that the host knows, or where
+-- the server only reads: it would still let a privileged user write, and whoever takes its place may not get that.
 create procedure if not exists althing_enter(
   _space int, _known binary(16), _seen bigint,
   out _revision bigint, out _base bigint, out _changes bigint, out _bytes bigint
@@ -18,7 +19,7 @@ begin
   select n.incarnation, n.revision, n.base, n.changes, n.bytes
   into _incarnation, _revision, _base, _changes, _bytes
   from althing_namespace n where n.id = _space for update;
-  if not (_incarnation <=> _known) or _revision < _seen then
+  if not (_incarnation <=> _known) or _revision < _seen or cast(@@global.read_only as char) not in ('0', 'OFF') then
     set _revision = null;
   end if;
 end

@@ -81,7 +81,8 @@ main: begin
   declare _revision, _lease_ms, _until, _now bigint;
   declare exit handler for sqlexception begin rollback; resignal; end;
   select n.revision into _revision from althing_namespace n
-  where n.id = _space and n.incarnation = _known and n.revision >= _seen;
+  where n.id = _space and n.incarnation = _known and n.revision >= _seen
+    and cast(@@global.read_only as char) in ('0', 'OFF');
   if _revision is null then
     select -2 as status;
     leave main;
@@ -249,7 +250,7 @@ begin
   left join althing_record r on r.space = n.id and r.digest = unhex(sha2(_name, 256))
   left join althing_session s on s.space = n.id and s.id = r.session
   where n.id = _space and n.incarnation = _known and n.revision >= _seen
-    and cast(@@global.read_only as char) not in ('1', 'ON');
+    and cast(@@global.read_only as char) in ('0', 'OFF');
 end
 //
 -- Answers the newest revision, and in `wait_ms` the time until a session may be due (0: one is, null: none will be).
@@ -262,11 +263,12 @@ begin
   ) as wait_ms
   from althing_namespace n
   where n.id = _space and n.incarnation = _known and n.revision >= _seen
-    and cast(@@global.read_only as char) not in ('1', 'ON');
+    and cast(@@global.read_only as char) in ('0', 'OFF');
 end
 //
 -- Lists the names from `_lowest`, or after it, to below `_highest` (null: no end), at most `_most`, and no more values
--- than fit in `_room` bytes but for the first. Names of one head are few: only so many are sorted.
+-- than fit in `_room` bytes but for the first. Names of one head are few: only so many are sorted, and by all of their
+-- bytes, because the host has set `max_sort_length`.
 create procedure if not exists althing_list(
   _space int, _known binary(16), _seen bigint,
   _lowest varbinary(4096), _after int, _highest varbinary(4096), _most int, _room bigint
@@ -283,7 +285,7 @@ main: begin
   select n.revision, (select count(*) from althing_session s where s.space = n.id and s.until <= _now)
   into _revision, _due from althing_namespace n
   where n.id = _space and n.incarnation = _known and n.revision >= _seen
-    and cast(@@global.read_only as char) not in ('1', 'ON');
+    and cast(@@global.read_only as char) in ('0', 'OFF');
   if _revision is null or _due > 0 then
     rollback;
     select if(_revision is null, -2, 2) as status;
@@ -326,7 +328,7 @@ main: begin
   start transaction with consistent snapshot, read only;
   select n.revision, n.base into _revision, _base from althing_namespace n
   where n.id = _space and n.incarnation = _known and n.revision >= _seen
-    and cast(@@global.read_only as char) not in ('1', 'ON');
+    and cast(@@global.read_only as char) in ('0', 'OFF');
   if _revision is null then
     rollback;
     select -2 as status;
@@ -356,4 +358,4 @@ main: begin
   commit;
 end
 //
-insert ignore into althing_format (version) values ({FORMAT})
+update althing_format set finished = 1

@@ -1,8 +1,28 @@
 -- The layout, version {FORMAT}. All hosts on one database share it; each namespace is a row of its own.
 set session sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,NO_ZERO_DATE,NO_ZERO_IN_DATE'
 //
--- One row, written last: which layout this is.
-create table if not exists althing_format (version int not null primary key) engine = InnoDB
+-- One row: which layout this is, and whether all of it was made. There cannot be a second one.
+create table if not exists althing_format (
+  place int not null primary key,
+  version int not null,
+  finished int not null
+) engine = InnoDB
+//
+-- Says, before anything else is made, which layout this is; fails where it is another one already. Every version has this
+-- one procedure, as it is. Not a lock of the server's own: a cluster knows none.
+create procedure if not exists althing_claim(_version int) sql security invoker
+begin
+  declare _found int;
+  declare _message varchar(128);
+  insert ignore into althing_format (place, version, finished) values (1, _version, 0);
+  select f.version into _found from althing_format f;
+  if _found <> _version then
+    set _message = concat('the tables of Althing are of layout version ', _found, ', not ', _version);
+    signal sqlstate '45000' set message_text = _message;
+  end if;
+end
+//
+call althing_claim({FORMAT})
 //
 -- One row for each namespace. Every commit locks it, so revisions become visible in their order.
 -- What came after revision `base` is all in `althing_change`: so many `changes` of so many `bytes`.

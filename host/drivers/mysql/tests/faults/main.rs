@@ -7,6 +7,7 @@
     reason = "a test: what it does not expect ends it"
 )]
 
+mod statements;
 mod strangers;
 
 use std::collections::BTreeSet;
@@ -15,19 +16,30 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use althing_core::{
-    BootTime, Cause, Change, Clock, Delta, Driver, Effect, Error, Guard, Key, Kind, OsChance, Record, Result,
-    Revision, SystemClock, Txn, Watch, WatchMode, limits,
+    Cause, Change, Clock, Delta, Driver, Effect, Error, Guard, Key, Kind, OsChance, Record, Result, Revision,
+    SystemClock, Txn, Watch, limits,
 };
 use althing_driver_mysql::Mysql;
 use althing_test_servers::{Mysql as Server, MysqlOptions};
+use statements::{
+    HOLD, a_commit_that_lost_a_deadlock_is_written_all_the_same,
+    a_killed_commit_holds_the_namespace_no_longer, a_killed_listing_leaves_no_old_state_behind,
+    a_namespace_held_by_a_stranger_stops_commits_in_time_and_nothing_else,
+    asks_once_for_a_commit_and_for_a_renewal_and_seldom_when_nothing_happens,
+    lives_with_what_the_server_makes_of_transactions, until_blocked,
+};
 use strangers::{
     finishes_a_schema_that_another_host_began, many_hosts_make_the_schema_at_once,
-    namespaces_do_not_see_each_other, promises_what_the_server_keeps,
+    namespaces_do_not_see_each_other, never_lays_its_schema_over_another_versions,
+    promises_what_the_server_keeps, refuses_a_server_that_keeps_less_than_the_first_one_promised,
     refuses_a_server_that_only_reads_and_one_that_becomes_so,
     refuses_a_wrong_password_and_none_and_a_missing_database,
     refuses_foreign_tables_a_newer_layout_and_a_newer_namespace,
     refuses_settings_it_cannot_work_with_and_an_option_it_does_not_know,
-    refuses_what_the_server_does_not_take_at_once, speaks_tls_with_the_server_it_trusts_and_with_no_other,
+    refuses_what_the_server_does_not_take_at_once,
+    refuses_writes_on_a_server_that_only_reads_though_it_may_write,
+    says_that_a_write_may_have_landed_whose_answer_makes_no_sense,
+    speaks_tls_with_the_server_it_trusts_and_with_no_other,
     takes_a_schema_that_was_given_and_never_makes_one, tells_a_user_without_rights_what_it_needs,
     tells_the_time_of_the_server,
 };
@@ -47,6 +59,9 @@ althing_test_servers::suite! {
     a_write_without_a_server_has_no_effect,
     a_namespace_held_by_a_stranger_stops_commits_in_time_and_nothing_else,
     a_commit_that_lost_a_deadlock_is_written_all_the_same,
+    a_killed_commit_holds_the_namespace_no_longer,
+    a_killed_listing_leaves_no_old_state_behind,
+    lives_with_what_the_server_makes_of_transactions,
     a_store_that_was_set_back_is_told_and_tokens_rise,
     tokens_rise_over_a_set_back_for_a_host_that_saw_none,
     a_counter_set_back_under_running_hosts_is_told_to_who_saw_more,
@@ -65,6 +80,10 @@ althing_test_servers::suite! {
     refuses_settings_it_cannot_work_with_and_an_option_it_does_not_know,
     refuses_what_the_server_does_not_take_at_once,
     promises_what_the_server_keeps,
+    refuses_a_server_that_keeps_less_than_the_first_one_promised,
+    refuses_writes_on_a_server_that_only_reads_though_it_may_write,
+    never_lays_its_schema_over_another_versions,
+    says_that_a_write_may_have_landed_whose_answer_makes_no_sense,
     speaks_tls_with_the_server_it_trusts_and_with_no_other,
 }
 
@@ -72,6 +91,12 @@ const LEASE: Duration = Duration::from_secs(60);
 
 async fn start() -> Server {
     Server::start(MysqlOptions::default()).await.unwrap()
+}
+
+async fn start_with(settings: &[(&str, &str)]) -> Server {
+    let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let options = MysqlOptions { settings: settings.collect(), ..MysqlOptions::default() };
+    Server::start(options).await.unwrap()
 }
 
 /// Connects with a patience of its own where the URL says none: a commit waits for a disk that others use too.
@@ -258,18 +283,6 @@ async fn connections_that_are_killed_lose_nothing_and_the_watch_goes_on_without_
     assert_eq!(resyncs, 0);
 }
 
-/// Waits until somebody waits for a lock.
-async fn until_blocked(server: &Server) {
-    while server.sql("select count(*) from information_schema.innodb_trx where trx_state = 'LOCK WAIT'")
-        != "1"
-    {
-        // Who asks again within a tenth of a second is told the same again.
-        SystemClock.sleep(Duration::from_millis(150)).await;
-    }
-}
-
-const HOLD: &str = "begin; select id from althing_namespace for update;";
-
 async fn says_that_a_commit_whose_connection_was_killed_may_have_been_written() {
     let server = start().await;
     let driver = Arc::new(connect(&server.url("n")).await.unwrap());
@@ -402,63 +415,6 @@ async fn a_write_without_a_server_has_no_effect() {
     check_error(&connect(&url).await.unwrap_err(), Kind::Unavailable, Effect::None);
 }
 
-fn since(start: BootTime) -> Duration {
-    SystemClock.now().since(start)
-}
-
-async fn a_namespace_held_by_a_stranger_stops_commits_in_time_and_nothing_else() {
-    let server = start().await;
-    let timeout = Duration::from_secs(6);
-    let driver = connect(&format!("{}&timeout=6s", server.url("n"))).await.unwrap();
-    let session = driver.open(LEASE).await.unwrap().id;
-    let before = put(&driver, "a", "1").await.unwrap();
-    let mut watch = driver.watch(&"a".into(), before).await.unwrap();
-    let held = server.talk(HOLD);
-    let start = SystemClock.now();
-    // A renewal is on a connection of its own, made only now, and does not wait behind the commit.
-    let (written, renewed_after) = tokio::join!(put(&driver, "a", "2"), async {
-        driver.renew(session).await.unwrap();
-        since(start)
-    });
-    let error = written.unwrap_err();
-    check_error(&error, Kind::Timeout, Effect::None);
-    assert!(error.to_string().contains("holds the namespace"), "{error}");
-    assert!(since(start) < timeout, "{:?}", since(start));
-    check_error(&driver.close(session).await.unwrap_err(), Kind::Timeout, Effect::None);
-    assert!(renewed_after < timeout / 2, "{renewed_after:?}");
-    assert_eq!(value(&driver, "a").await.as_deref(), Some("1"));
-    drop(held);
-    let written = insist(async || put(&driver, "a", "3").await).await.unwrap();
-    driver.renew(session).await.unwrap();
-    let changes = next_changes(&mut *watch).await;
-    assert_eq!(changes.iter().map(Change::revision).collect::<Vec<_>>(), [written]);
-}
-
-async fn a_commit_that_lost_a_deadlock_is_written_all_the_same() {
-    let server = start().await;
-    let driver = Arc::new(connect(&format!("{}&timeout=30s", server.url("n"))).await.unwrap());
-    put(&driver, "a", "1").await.unwrap();
-    // Who has written more is spared.
-    server.sql("create table weight (number int) engine = InnoDB");
-    let mut stranger = server.talk(
-        "begin; insert into weight select seq from seq_1_to_10000; \
-        select created from althing_record for update;",
-    );
-    let writer = tokio::spawn({
-        let driver = driver.clone();
-        async move { put(&driver, "a", "2").await }
-    });
-    until_blocked(&server).await;
-    stranger.say("select id from althing_namespace for update;");
-    while server.sql("show global status like 'Innodb_deadlocks'") != "Innodb_deadlocks\t1" {
-        SystemClock.sleep(Duration::from_millis(5)).await;
-    }
-    until_blocked(&server).await;
-    drop(stranger);
-    writer.await.unwrap().unwrap();
-    assert_eq!(value(&driver, "a").await.as_deref(), Some("2"));
-}
-
 async fn a_store_that_was_set_back_is_told_and_tokens_rise() {
     let mut server = start().await;
     let driver = connect(&server.url("n")).await.unwrap();
@@ -553,46 +509,4 @@ async fn announces_an_expiry_without_traffic() {
     assert_eq!(gone, ["a".into(), "b".into(), session.key()].map(|key| (key, Revision(made.0 + 1))));
     let expired = |change: &Change| matches!(change, Change::Deleted { cause: Cause::Expired, .. });
     assert!(changes.iter().all(expired), "{changes:?}");
-}
-
-/// Returns how many requests the server was sent, those to prepare one among them.
-fn requests(server: &Server) -> u64 {
-    let told = server.sql(
-        "select sum(variable_value) from information_schema.global_status \
-        where variable_name in ('COM_STMT_EXECUTE', 'COM_STMT_PREPARE')",
-    );
-    told.parse::<f64>().unwrap() as u64
-}
-
-async fn asks_once_for_a_commit_and_for_a_renewal_and_seldom_when_nothing_happens() {
-    let server = start().await;
-    let driver = connect(&server.url("n")).await.unwrap();
-    assert_eq!(driver.capability().watch, WatchMode::Polled);
-    let session = driver.open(LEASE).await.unwrap().id;
-    put(&driver, "a", "1").await.unwrap();
-    driver.renew(session).await.unwrap();
-    let before = requests(&server);
-    for _ in 0..10 {
-        let keys = (0..8).map(|number| Key::from(format!("b/{number}").as_str()));
-        driver.commit(keys.fold(Txn::new(), |txn, key| txn.put(key, "1"))).await.unwrap();
-        driver.renew(session).await.unwrap();
-    }
-    assert_eq!(requests(&server) - before, 20);
-    SystemClock.sleep(Duration::from_millis(500)).await;
-    assert_eq!(requests(&server) - before, 20, "it looks though nobody watches");
-
-    let mut watches = Vec::new();
-    for _ in 0..5 {
-        let mut watch = driver.watch(&Key::default(), Revision::ZERO).await.unwrap();
-        next(&mut *watch).await;
-        watches.push(tokio::spawn(async move { watch.next().await }));
-    }
-    // Until it is as slow as it becomes.
-    SystemClock.sleep(Duration::from_secs(2)).await;
-    let before = requests(&server);
-    SystemClock.sleep(Duration::from_secs(2)).await;
-    let asked = requests(&server) - before;
-    // One for all five: eight in two seconds, a tenth more or less, and the watches themselves once in five seconds.
-    assert!((4..=16).contains(&asked), "{asked} requests in two silent seconds");
-    watches.iter().for_each(|watch| watch.abort());
 }

@@ -6,13 +6,7 @@ use althing_core::{Clock, Delta, Driver, Effect, Key, Kind, Level, Revision, Sys
 use althing_driver_mysql::schema;
 use althing_test_servers::{Mysql as Server, MysqlOptions, ready_for};
 
-use crate::{LEASE, check_error, connect, next, put, start, value};
-
-async fn start_with(settings: &[(&str, &str)]) -> Server {
-    let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    let options = MysqlOptions { settings: settings.collect(), ..MysqlOptions::default() };
-    Server::start(options).await.unwrap()
-}
+use crate::{KILL_ALL, LEASE, check_error, connect, insist, next, put, start, start_with, value};
 
 async fn check_refused(url: &str, kind: Kind, said: &str) {
     let error = connect(url).await.unwrap_err();
@@ -62,12 +56,15 @@ pub(crate) async fn many_hosts_make_the_schema_at_once() {
 pub(crate) async fn finishes_a_schema_that_another_host_began() {
     let server = start().await;
     put(&connect(&server.url("n")).await.unwrap(), "a", "1").await.unwrap();
-    // It says last that all is there.
-    server.sql("delete from althing_format; drop procedure althing_commit; drop procedure althing_renew");
-    check_refused(&format!("{}&schema=given", server.url("n")), Kind::Format, "missing").await;
-    let driver = connect(&server.url("n")).await.unwrap();
-    assert_eq!(value(&driver, "a").await.as_deref(), Some("1"));
-    put(&driver, "a", "2").await.unwrap();
+    // It says first that it is this version's, and last that all is there.
+    for begun in ["delete from althing_format", "update althing_format set finished = 0"] {
+        server.sql(&format!("{begun}; drop procedure althing_commit; drop procedure althing_renew"));
+        check_refused(&format!("{}&schema=given", server.url("n")), Kind::Format, "missing").await;
+        let driver = connect(&server.url("n")).await.unwrap();
+        assert_eq!(value(&driver, "a").await.as_deref(), Some("1"));
+        put(&driver, "a", "2").await.unwrap();
+        put(&driver, "a", "1").await.unwrap();
+    }
 }
 
 pub(crate) async fn takes_a_schema_that_was_given_and_never_makes_one() {
@@ -119,6 +116,89 @@ pub(crate) async fn refuses_a_server_that_only_reads_and_one_that_becomes_so() {
     check_error(&driver.get(&"a".into()).await.unwrap_err(), Kind::Unavailable, Effect::None);
     server.sql("set global read_only = 0");
     assert_eq!(value(&driver, "a").await.as_deref(), Some("1"));
+}
+
+pub(crate) async fn refuses_writes_on_a_server_that_only_reads_though_it_may_write() {
+    let server = start().await;
+    server.sql("grant super, read_only admin on *.* to althing");
+    let driver = connect(&server.url("n")).await.unwrap();
+    let session = driver.open(LEASE).await.unwrap().id;
+    let begin = async || {
+        server.sql("set global read_only = 0");
+        // On connections that live, and have heard of nothing.
+        driver.renew(session).await.unwrap();
+        put(&driver, "a", "1").await.unwrap();
+        server.sql("set global read_only = 1");
+    };
+    begin().await;
+    let until = server.sql("select until from althing_session");
+    check_error(&driver.renew(session).await.unwrap_err(), Kind::Unavailable, Effect::None);
+    assert_eq!(server.sql("select until from althing_session"), until);
+    begin().await;
+    check_error(&put(&driver, "a", "2").await.unwrap_err(), Kind::Unavailable, Effect::None);
+    begin().await;
+    check_error(&driver.close(session).await.unwrap_err(), Kind::Unavailable, Effect::None);
+    begin().await;
+    check_error(&driver.open(LEASE).await.unwrap_err(), Kind::Unavailable, Effect::None);
+    server.sql("set global read_only = 0");
+    assert_eq!(value(&driver, "a").await.as_deref(), Some("1"));
+}
+
+/// Returns the schema of this version as another one would print it.
+fn schema_of_another_version() -> String {
+    let other = schema().replace("call althing_claim(1)", "call althing_claim(7)");
+    assert_ne!(other, schema());
+    other
+}
+
+pub(crate) async fn never_lays_its_schema_over_another_versions() {
+    let server = start().await;
+    let other = schema_of_another_version();
+    let (begun, rest) = other.split_at(other.find("create table if not exists althing_namespace").unwrap());
+    server.script(begun);
+    let made = "select (select count(*) from information_schema.tables where table_schema = database()) + \
+        (select count(*) from information_schema.routines where routine_schema = database())";
+    let before = server.sql(made);
+    // Another host of ours may have looked before anything was there; it makes what an operator would.
+    assert!(
+        server.refusal(&schema()).contains("of layout version 7, not 1"),
+        "{}",
+        server.refusal(&schema())
+    );
+    check_refused(&server.url("n"), Kind::Format, "layout version 7").await;
+    assert_eq!(server.sql(made), before);
+    server.script(&format!("delimiter //\n{rest}"));
+    check_refused(&server.url("n"), Kind::Format, "layout version 7").await;
+    assert!(server.refusal(&schema()).contains("of layout version 7, not 1"));
+    server.script(&other);
+}
+
+pub(crate) async fn says_that_a_write_may_have_landed_whose_answer_makes_no_sense() {
+    let server = start().await;
+    let driver = connect(&server.url("n")).await.unwrap();
+    let session = driver.open(LEASE).await.unwrap().id;
+    put(&driver, "a", "1").await.unwrap();
+    let replace = |name: &str, arguments: &str, answer: &str| {
+        server.sql(&format!(
+            "create or replace procedure althing_{name}({arguments}) sql security invoker select {answer}"
+        ));
+    };
+    let of_all = "_space int, _known binary(16), _seen bigint";
+    let commit = format!("{of_all}, _guards longblob, _writes longblob");
+    for answer in ["9 as status", "1 as status", "1 as status, 7 as revision, '' as stamps", "0 as status"] {
+        replace("commit", &commit, answer);
+        check_error(&put(&driver, "a", "2").await.unwrap_err(), Kind::Internal, Effect::Unknown);
+    }
+    replace("commit", &commit, "0 as status, 0 as place");
+    check_error(&put(&driver, "a", "2").await.unwrap_err(), Kind::Conflict, Effect::None);
+    replace("renew", &format!("{of_all}, _session binary(16)"), "1 as status, 7 as revision");
+    check_error(&driver.renew(session).await.unwrap_err(), Kind::Internal, Effect::Unknown);
+    replace("get", &format!("{of_all}, _name varbinary(4096)"), "9 as status");
+    let error = driver.get(&"a".into()).await.unwrap_err();
+    check_error(&error, Kind::Internal, Effect::None);
+    // Once each.
+    let place = format!("(server=127.0.0.1:{}, namespace=n)", server.port());
+    assert!(error.to_string().contains(&place), "{error}");
 }
 
 pub(crate) async fn refuses_a_wrong_password_and_none_and_a_missing_database() {
@@ -175,6 +255,21 @@ pub(crate) async fn promises_what_the_server_keeps() {
         let promised = (capability.level, capability.token_survives_restart);
         assert_eq!(promised, (level, level == Level::L1), "{settings:?}");
     }
+}
+
+pub(crate) async fn refuses_a_server_that_keeps_less_than_the_first_one_promised() {
+    let server = start().await;
+    let driver = connect(&server.url("n")).await.unwrap();
+    put(&driver, "a", "1").await.unwrap();
+    server.sql("set global innodb_flush_log_at_trx_commit = 2");
+    server.sql(KILL_ALL);
+    let error = insist(async || put(&driver, "a", "2").await).await.unwrap_err();
+    check_error(&error, Kind::Unsupported, Effect::None);
+    let error = insist(async || driver.get(&"a".into()).await).await.unwrap_err();
+    check_error(&error, Kind::Unsupported, Effect::None);
+    assert!(error.to_string().contains("no longer has on disk"), "{error}");
+    server.sql("set global innodb_flush_log_at_trx_commit = 1");
+    assert_eq!(value(&driver, "a").await.as_deref(), Some("1"));
 }
 
 pub(crate) async fn speaks_tls_with_the_server_it_trusts_and_with_no_other() {

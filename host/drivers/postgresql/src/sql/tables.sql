@@ -1,4 +1,18 @@
 -- The layout, version {FORMAT}. All hosts on one database share it; each namespace is a row of its own.
+-- Every version begins with this, so that none is laid over another one.
+do $$
+declare
+  other int;
+begin
+  if to_regclass('althing.format') is not null then
+    select f.version into other from althing.format f where f.version <> {FORMAT} limit 1;
+    if other is not null then
+      raise exception using errcode = 'invalid_schema_name',
+        message = 'the schema althing is of layout version ' || other || ', not {FORMAT}';
+    end if;
+  end if;
+end $$;
+
 create schema if not exists althing;
 
 -- One row: which layout this is.

@@ -7,18 +7,31 @@
     reason = "a test: what it does not expect ends it"
 )]
 
+mod strangers;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use althing_core::{
-    BootTime, Cause, Change, Clock, Delta, Driver, Effect, Error, Guard, Key, Kind, Level, OsChance, Record,
-    Result, Revision, SystemClock, Txn, Watch, WatchMode,
+    BootTime, Cause, Change, Clock, Delta, Driver, Effect, Error, Guard, Key, Kind, OsChance, Record, Result,
+    Revision, SystemClock, Txn, Watch,
 };
-use althing_driver_postgresql::{Postgresql, schema};
-use althing_test_servers::{Postgresql as Server, PostgresqlOptions, ready_for};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use althing_driver_postgresql::Postgresql;
+use althing_test_servers::{Postgresql as Server, PostgresqlOptions};
+use strangers::{
+    listens_though_its_first_word_is_lost, many_hosts_make_the_schema_at_once,
+    namespaces_do_not_see_each_other, never_lays_its_schema_over_another_versions,
+    polls_where_it_is_not_told, promises_what_the_server_keeps,
+    refuses_a_foreign_and_a_newer_schema_and_a_newer_namespace,
+    refuses_a_server_that_keeps_less_than_the_first_one_promised,
+    refuses_a_standby_and_a_server_that_only_reads, refuses_a_wrong_password_and_none_and_a_missing_database,
+    refuses_an_isolation_that_shows_old_states_and_an_option_it_does_not_know,
+    says_that_a_write_may_have_landed_whose_answer_makes_no_sense,
+    speaks_tls_with_the_server_it_trusts_and_with_no_other,
+    takes_a_schema_that_was_given_and_never_makes_one, tells_a_user_without_rights_what_it_needs,
+    tells_the_time_of_the_server,
+};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 althing_test_servers::suite! {
@@ -31,6 +44,7 @@ althing_test_servers::suite! {
     calls_on_a_stopped_server_end_in_time_and_say_what_they_may_have_done,
     a_write_without_a_server_has_no_effect,
     a_namespace_held_by_a_stranger_stops_commits_in_time_and_nothing_else,
+    reads_do_not_wait_behind_commits,
     a_fail_over_that_lost_commits_is_told_and_tokens_rise,
     tokens_rise_over_a_fail_over_for_a_host_that_saw_none,
     announces_an_expiry_without_traffic,
@@ -44,7 +58,11 @@ althing_test_servers::suite! {
     refuses_a_wrong_password_and_none_and_a_missing_database,
     refuses_an_isolation_that_shows_old_states_and_an_option_it_does_not_know,
     promises_what_the_server_keeps,
+    refuses_a_server_that_keeps_less_than_the_first_one_promised,
+    never_lays_its_schema_over_another_versions,
+    says_that_a_write_may_have_landed_whose_answer_makes_no_sense,
     polls_where_it_is_not_told,
+    listens_though_its_first_word_is_lost,
     speaks_tls_with_the_server_it_trusts_and_with_no_other,
 }
 
@@ -113,13 +131,6 @@ async fn next_changes(watch: &mut dyn Watch) -> Vec<Change> {
 #[track_caller]
 fn check_error(error: &Error, kind: Kind, effect: Effect) {
     assert_eq!((error.kind(), error.effect()), (kind, effect), "{error}");
-}
-
-async fn check_refused(url: &str, kind: Kind, said: &str) {
-    let error = connect(url).await.unwrap_err();
-    check_error(&error, kind, Effect::None);
-    assert!(error.to_string().contains(said), "{error}");
-    assert!(!error.to_string().contains("hunter2"), "{error}");
 }
 
 /// What writers were told.
@@ -225,8 +236,8 @@ const END_ALL: &str = "select count(pg_terminate_backend(pid)) from pg_stat_acti
 
 async fn connections_that_are_ended_lose_nothing_and_the_watch_goes_on_without_a_gap() {
     check_load_over(&mut start().await, async |server| {
-        // For calls and to listen; renewals come later.
-        assert_eq!(server.sql(END_ALL), "2");
+        // For commits, for reads and to listen; renewals come later.
+        assert_eq!(server.sql(END_ALL), "3");
         for _ in 0..10 {
             SystemClock.sleep(Duration::from_millis(20)).await;
             server.sql(END_ALL);
@@ -278,6 +289,7 @@ async fn calls_on_a_stopped_server_end_in_time_and_say_what_they_may_have_done()
     connect(&server.url("n")).await.unwrap();
     let url = format!("{}&timeout=1s", server.url("n"));
     let (writer, reader) = (connect(&url).await.unwrap(), connect(&url).await.unwrap());
+    put(&writer, "a", "0").await.unwrap();
     server.pause();
     // Sent on a live connection: it stands in the server's socket and may yet run.
     check_error(&put(&writer, "a", "1").await.unwrap_err(), Kind::Timeout, Effect::Unknown);
@@ -339,6 +351,28 @@ async fn a_namespace_held_by_a_stranger_stops_commits_in_time_and_nothing_else()
     assert_eq!(changes.iter().map(Change::revision).collect::<Vec<_>>(), [written]);
 }
 
+async fn reads_do_not_wait_behind_commits() {
+    let server = start().await;
+    let timeout = Duration::from_secs(6);
+    let driver = connect(&format!("{}&timeout=6s", server.url("n"))).await.unwrap();
+    let before = put(&driver, "a", "1").await.unwrap();
+    let held = server.talk("begin; select from althing.namespace for update;");
+    let start = SystemClock.now();
+    let (first, second, read_after) = tokio::join!(put(&driver, "a", "2"), put(&driver, "b", "2"), async {
+        assert_eq!(value(&driver, "a").await.as_deref(), Some("1"));
+        assert_eq!(driver.list(&Key::default(), None, 0).await.unwrap().records.len(), 1);
+        let mut watch = driver.watch(&Key::default(), Revision::ZERO).await.unwrap();
+        let Delta::Resync { records, revision } = next(&mut *watch).await else { panic!("no snapshot") };
+        assert_eq!((records.len(), revision), (1, before));
+        since(start)
+    });
+    assert!(read_after < timeout / 4, "{read_after:?}");
+    check_error(&first.unwrap_err(), Kind::Timeout, Effect::None);
+    // It waited behind the first one, and then once more.
+    assert_eq!(second.unwrap_err().kind(), Kind::Timeout);
+    drop(held);
+}
+
 async fn a_fail_over_that_lost_commits_is_told_and_tokens_rise() {
     let server = start().await;
     let driver = connect(&server.url("n")).await.unwrap();
@@ -395,184 +429,4 @@ async fn announces_an_expiry_without_traffic() {
     assert_eq!(gone, ["a".into(), "b".into(), session.key()].map(|key| (key, Revision(made.0 + 1))));
     let expired = |change: &Change| matches!(change, Change::Deleted { cause: Cause::Expired, .. });
     assert!(changes.iter().all(expired), "{changes:?}");
-}
-
-async fn tells_the_time_of_the_server() {
-    let server = start().await;
-    let driver = connect(&server.url("n")).await.unwrap();
-    let session = driver.open(LEASE).await.unwrap().id;
-    let before = Duration::from_millis(SystemClock.wall_ms());
-    let told = driver.renew(session).await.unwrap().store_time.unwrap();
-    let after = Duration::from_millis(SystemClock.wall_ms() + 1);
-    assert!((before..=after).contains(&told), "{told:?} is not in {before:?}..={after:?}");
-}
-
-async fn namespaces_do_not_see_each_other() {
-    let server = start().await;
-    let (left, right) =
-        (connect(&server.url("a")).await.unwrap(), connect(&server.url("a%00'b")).await.unwrap());
-    put(&left, "k", "1").await.unwrap();
-    assert_eq!(value(&right, "k").await, None);
-    put(&right, "k", "2").await.unwrap();
-    assert_eq!(value(&left, "k").await.as_deref(), Some("1"));
-}
-
-async fn many_hosts_make_the_schema_at_once() {
-    let server = start().await;
-    let url = server.url("n");
-    let hosts = (0..8).map(|_| {
-        let url = url.clone();
-        tokio::spawn(async move { connect(&url).await })
-    });
-    let mut last = Revision::ZERO;
-    for host in hosts.collect::<Vec<_>>() {
-        let driver = host.await.unwrap().unwrap();
-        let revision = put(&driver, "a", "1").await.unwrap();
-        assert!(revision > last, "the hosts do not count together");
-        last = revision;
-    }
-    assert_eq!(server.sql("select count(*) from althing.namespace"), "1");
-    assert_eq!(server.sql("select version from althing.format"), "1");
-}
-
-async fn takes_a_schema_that_was_given_and_never_makes_one() {
-    let server = start().await;
-    let url = format!("{}&schema=given", server.url("n"));
-    check_refused(&url, Kind::Format, "althing drivers --schema postgresql").await;
-    assert_eq!(server.sql("select count(*) from pg_namespace where nspname = 'althing'"), "0");
-    server.sql(&schema());
-    put(&connect(&url).await.unwrap(), "a", "1").await.unwrap();
-    // Again, by an operator who is not sure.
-    server.sql(&schema());
-    assert_eq!(value(&connect(&url).await.unwrap(), "a").await.as_deref(), Some("1"));
-}
-
-async fn tells_a_user_without_rights_what_it_needs() {
-    let server = start().await;
-    server.sql("create role plain login");
-    let url = format!("postgresql://plain@127.0.0.1:{}/postgres?namespace=n", server.port());
-    check_refused(&url, Kind::Denied, "schema=given").await;
-    server.sql(&schema());
-    check_refused(&format!("{url}&schema=given"), Kind::Denied, "does not let this user").await;
-    server.sql("grant usage on schema althing to plain");
-    server.sql("grant select, insert, update, delete on all tables in schema althing to plain");
-    put(&connect(&format!("{url}&schema=given")).await.unwrap(), "a", "1").await.unwrap();
-}
-
-async fn refuses_a_foreign_and_a_newer_schema_and_a_newer_namespace() {
-    let server = start().await;
-    server.sql("create schema althing; create table althing.record (things text)");
-    check_refused(&server.url("n"), Kind::Format, "something else").await;
-    server.sql("create table althing.format (form text)");
-    check_refused(&server.url("n"), Kind::Format, "not as this version makes it").await;
-    server.sql("drop schema althing cascade");
-    connect(&server.url("n")).await.unwrap();
-    server.sql("update althing.namespace set format = 2");
-    check_refused(&server.url("n"), Kind::Format, "layout version 2").await;
-    server.sql("update althing.format set version = 7");
-    check_refused(&server.url("other"), Kind::Format, "layout version 7").await;
-    server.sql("delete from althing.format");
-    check_refused(&server.url("other"), Kind::Format, "does not say which layout").await;
-}
-
-async fn refuses_a_standby_and_a_server_that_only_reads() {
-    let server = start().await;
-    connect(&server.url("n")).await.unwrap();
-    let standby = server.standby().await;
-    check_refused(&standby.url("n"), Kind::Unavailable, "a standby").await;
-    let server = start_with("default_transaction_read_only", "on").await;
-    check_refused(&server.url("n"), Kind::Unavailable, "only reads").await;
-}
-
-async fn refuses_a_wrong_password_and_none_and_a_missing_database() {
-    let options = PostgresqlOptions { password: Some("right".into()), ..PostgresqlOptions::default() };
-    let server = Server::start(options).await.unwrap();
-    put(&connect(&server.url("n")).await.unwrap(), "a", "1").await.unwrap();
-    let url =
-        |login: &str, database: &str| format!("postgresql://{login}@127.0.0.1:{}/{database}", server.port());
-    check_refused(&url("althing:hunter2", "postgres"), Kind::Denied, "refused user and password").await;
-    check_refused(&url("nobody:hunter2", "postgres"), Kind::Denied, "refused user and password").await;
-    check_refused(&url("althing", "postgres"), Kind::Denied, "asks for a password").await;
-    check_refused(&url("althing:right", "nowhere"), Kind::Invalid, "no such database").await;
-}
-
-async fn refuses_an_isolation_that_shows_old_states_and_an_option_it_does_not_know() {
-    let server = start_with("default_transaction_isolation", "repeatable read").await;
-    check_refused(&server.url("n"), Kind::Unsupported, "read committed").await;
-    check_refused(&format!("{}&timeuot=1s", server.url("n")), Kind::Invalid, "Did you mean timeout?").await;
-}
-
-async fn promises_what_the_server_keeps() {
-    for (name, value, level) in [("fsync", "on", Level::L1), ("fsync", "off", Level::L0)] {
-        let server = start_with(name, value).await;
-        let capability = connect(&server.url("n")).await.unwrap().capability();
-        assert_eq!((capability.level, capability.token_survives_restart), (level, level == Level::L1));
-    }
-}
-
-/// Passes on all that the server says but what it says unasked, as a pooler does that lends connections for one
-/// transaction each. Returns its port.
-async fn pooler(port: u16) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let own = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-            let ((mut asked, mut told), (mut said, mut sent)) = (client.into_split(), server.into_split());
-            tokio::spawn(async move { tokio::io::copy(&mut asked, &mut sent).await });
-            tokio::spawn(async move {
-                loop {
-                    let (kind, length) = (said.read_u8().await?, said.read_u32().await?);
-                    let mut body = vec![0; length as usize - 4];
-                    said.read_exact(&mut body).await?;
-                    if kind != b'A' {
-                        told.write_u8(kind).await?;
-                        told.write_u32(length).await?;
-                        told.write_all(&body).await?;
-                    }
-                }
-                #[expect(unreachable_code, reason = "says of which type the errors are")]
-                std::io::Result::Ok(())
-            });
-        }
-    });
-    own
-}
-
-async fn polls_where_it_is_not_told() {
-    let server = start().await;
-    let port = pooler(server.port()).await;
-    let pooled = server.url("n").replace(&format!(":{}", server.port()), &format!(":{port}"));
-    let (deaf, other) = (connect(&pooled).await.unwrap(), connect(&server.url("n")).await.unwrap());
-    assert_eq!(deaf.capability().watch, WatchMode::Polled);
-    assert_eq!(other.capability().watch, WatchMode::Pushed);
-    let before = put(&deaf, "a", "1").await.unwrap();
-    let mut watch = deaf.watch(&Key::default(), before).await.unwrap();
-    let written = put(&other, "a", "2").await.unwrap();
-    let changes = next_changes(&mut *watch).await;
-    assert_eq!(changes.iter().map(Change::revision).collect::<Vec<_>>(), [written]);
-    let silent = connect(&format!("{}&listen=false", server.url("n"))).await.unwrap();
-    assert_eq!(silent.capability().watch, WatchMode::Polled);
-}
-
-async fn speaks_tls_with_the_server_it_trusts_and_with_no_other() {
-    if !ready_for("openssl") {
-        return;
-    }
-    let start = || Server::start(PostgresqlOptions { tls: true, ..PostgresqlOptions::default() });
-    let (server, other) = (start().await.unwrap(), start().await.unwrap());
-    let url = server.url("n");
-    let driver = connect(&format!("{url}&tls-ca={}", server.certificate().display())).await.unwrap();
-    put(&driver, "a", "1").await.unwrap();
-    let mut watch = driver.watch(&Key::default(), Revision::ZERO).await.unwrap();
-    let Delta::Resync { records, .. } = next(&mut *watch).await else { panic!("no snapshot") };
-    assert_eq!(records.len(), 1);
-    let ours = "select bool_and(s.ssl) from pg_stat_ssl s join pg_stat_activity a using (pid) \
-        where a.application_name = 'althing'";
-    assert_eq!(server.sql(ours), "t");
-    let distrusting = format!("{url}&tls-ca={}", other.certificate().display());
-    check_refused(&distrusting, Kind::Unavailable, "tls-ca").await;
-    let plain = self::start().await;
-    let untalented = format!("{}&tls-ca={}", plain.url("n"), server.certificate().display());
-    check_refused(&untalented, Kind::Unavailable, "refused TLS").await;
 }
