@@ -18,6 +18,19 @@ pub fn implied_by(location: &Location) -> Option<&'static str> {
     OPTIONS.into_iter().find(|name| location.option(name).is_some())
 }
 
+/// Tells whether `location` asks for TLS: by `tls=true`, or by an option that makes sense with it only. Fails with `Invalid`
+/// where it says anything else, or contradicts itself.
+pub fn wanted(location: &Location) -> Result<bool> {
+    let implied = implied_by(location).is_some();
+    match location.option("tls") {
+        None => Ok(implied),
+        Some("true") => Ok(true),
+        Some("false") if !implied => Ok(false),
+        Some("false") => Err(location.wrong("tls=false with a certificate").advise("Leave out tls=false")),
+        Some(other) => Err(location.wrong(format!("tls is {other:?}")).advise("Write tls=true or tls=false")),
+    }
+}
+
 /// Reads the certificates that `location` names; without `tls-ca`, the machine's. Fails with `Invalid`, and names the file,
 /// where one cannot be read or used.
 pub fn config(location: &Location) -> Result<Arc<ClientConfig>> {
@@ -105,6 +118,15 @@ mod tests {
         check_refused("x://h/?tls-ca=/dev/null", "no certificate authority to trust");
         check_refused("x://h/?tls-cert=/a.pem", "tls-cert and tls-key need each other");
         check_refused("x://h/?tls-cert=/a.pem&tls-key=/dev/null", "tls-key /dev/null cannot be read");
+    }
+
+    #[test]
+    fn wants_what_is_said_or_implied() {
+        let wanted = |options: &str| wanted(&format!("x://h/?{options}").parse().unwrap());
+        assert!(!wanted("").unwrap() && !wanted("tls=false").unwrap());
+        assert!(wanted("tls=true").unwrap() && wanted("tls-ca=a.pem").unwrap());
+        assert!(wanted("tls=on").unwrap_err().to_string().contains("Write tls=true or tls=false"));
+        assert!(wanted("tls=false&tls-key=a").unwrap_err().to_string().contains("Leave out tls=false"));
     }
 
     #[test]

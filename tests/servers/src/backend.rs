@@ -304,6 +304,16 @@ impl Server {
         }
     }
 
+    /// Stops one process with SIGSTOP, of several the one that leads; all of one server that consists of several.
+    pub async fn pause_one(&mut self) {
+        let leader = self.leader().unwrap_or_default();
+        match self {
+            Server::Ensemble(ensemble) => ensemble.nodes()[leader].pause(),
+            Server::Etcd(cluster) => cluster.members()[leader].pause(),
+            _ => self.pause().await,
+        }
+    }
+
     /// Lets it go on.
     pub fn resume(&self) {
         match self {

@@ -1,6 +1,6 @@
 //! A daemon of this project, as the backend of those who reach it by its Unix socket.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -22,10 +22,15 @@ impl Daemon {
 
     /// Starts one and waits until it answers. `None` where it is not built and not required.
     pub async fn start() -> Option<Daemon> {
+        Daemon::start_in(&std::env::temp_dir()).await
+    }
+
+    /// Starts one that keeps its file in another directory.
+    pub async fn start_in(parent: &Path) -> Option<Daemon> {
         if !ready_for(Self::PROGRAM) {
             return None;
         }
-        let folder = tempfile::Builder::new().prefix("althing-daemon-").tempdir().expect("a folder");
+        let folder = tempfile::Builder::new().prefix("althing-daemon-").tempdir_in(parent).expect("a folder");
         let process = run(&folder).await;
         Some(Daemon { process, folder })
     }

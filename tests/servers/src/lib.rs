@@ -49,10 +49,11 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("a bound socket has an address").port()
 }
 
-/// Tells whether `program` can be started from `PATH`; for `zookeeper`, whether Java and its archive are there; for
+/// Tells whether `program` can be started from `PATH`, of Redis version 7 or newer; for `zookeeper`, whether Java and its archive are there; for
 /// `postgres` and `mariadbd`, also from where Debian puts them; for `althing`, whether it was built beside this.
 pub fn available(program: &str) -> bool {
     match program {
+        "redis-server" => redis::is_installed(),
         "zookeeper" => zookeeper::is_installed(),
         "postgres" => postgresql::is_installed(),
         "mariadbd" => mysql::is_installed(),
@@ -70,7 +71,8 @@ pub fn required() -> bool {
 /// is [`required`] and missing.
 pub fn ready_for(program: &str) -> bool {
     let found = available(program);
-    assert!(found || !required(), "{program} is not there, and CI=true requires it");
+    let advice = if program == Daemon::PROGRAM { "cargo build -p althing-cli" } else { "cargo xtask setup" };
+    assert!(found || !required(), "{program} is not there, and CI=true requires it: run `{advice}`");
     found
 }
 

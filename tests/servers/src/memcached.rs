@@ -84,9 +84,6 @@ impl Memcached {
     /// keeps its sockets and answers nothing.
     pub fn pause(&self) {
         self.process.pause();
-        while !self.process.stands_still() {
-            std::thread::yield_now();
-        }
     }
 
     /// Lets it go on.

@@ -13,6 +13,7 @@ use crate::{find, free_port, ready_for};
 
 /// How often another port is tried when somebody took the free one first.
 const PORT_TRIES: u32 = 5;
+const VERSION_MIN: u32 = 7;
 /// The name of its Unix socket, in its folder.
 const SOCKET: &str = "redis.sock";
 
@@ -37,6 +38,16 @@ impl RedisOptions {
     pub fn durable() -> Self {
         RedisOptions { append_only: true, ..RedisOptions::default() }
     }
+}
+
+/// Tells whether a server of a version that tests know is there: an older one has neither the commands of its sentinels
+/// nor the rights of users that they use.
+pub(crate) fn is_installed() -> bool {
+    let Some(program) = find("redis-server") else { return false };
+    let Ok(said) = Command::new(program).arg("--version").output() else { return false };
+    let said = String::from_utf8_lossy(&said.stdout);
+    let version = said.split_once("v=").and_then(|(_, rest)| rest.split('.').next()?.parse::<u32>().ok());
+    version.is_some_and(|version| version >= VERSION_MIN)
 }
 
 /// A private Redis. Dropping it ends it.

@@ -2,23 +2,29 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::fs::File;
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use althing::backends;
-use althing_core::{Capability, OsChance, SystemClock, WatchMode};
+use althing_core::{Capability, Ground, OsChance, SystemClock, WatchMode};
 use althing_sim::root;
-use althing_test_servers::{Backend, Folder, Redis, RedisOptions, Server, ready_for};
+use althing_test_servers::{Backend, Daemon, Folder, Redis, RedisOptions, Server, ready_for, ready_to};
 use libtest_mimic::{Arguments, Trial};
+use tempfile::TempDir;
 
 const BEGIN: &str = "<!-- made from what the drivers declare; a test holds it to that -->\n";
 const END: &str = "\n<!-- end -->";
+const DISK: &str = env!("CARGO_TARGET_TMPDIR");
 /// ZooKeeper's unit of time where nobody set another.
 const TICK: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    let missing = Backend::ALL.iter().filter_map(|backend| backend.program()).any(|name| !ready_for(name));
+    let missing = Backend::ALL.iter().filter_map(|backend| backend.program()).any(|name| !ready_for(name))
+        || !ready_to("write to a disk that lasts", lasts(DISK).unwrap());
     let trial = Trial::test("readme_says_what_the_drivers_declare", || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(readme_says_what_the_drivers_declare());
@@ -45,10 +51,17 @@ async fn readme_says_what_the_drivers_declare() {
     assert!(said == table.trim_end(), "README must say between its marks:\n\n{table}");
 }
 
-/// Starts a backend. A directory must lie on a disk: where temporary files are, there may be none.
+fn lasts(folder: &str) -> io::Result<bool> {
+    Ok(Ground::of(File::open(folder)?)? == Ground::Durable)
+}
+
+/// Starts a backend. Files must lie on a disk: where temporary files are, there may be none.
 async fn start(backend: Backend) -> Server {
+    let disk = Path::new(DISK);
     match backend {
-        Backend::File => Server::File(Folder::new_in(env!("CARGO_TARGET_TMPDIR").as_ref())),
+        Backend::Embedded => Server::Embedded(TempDir::new_in(disk).unwrap()),
+        Backend::File => Server::File(Folder::new_in(disk)),
+        Backend::Ipc => Server::Ipc(Daemon::start_in(disk).await.unwrap()),
         _ => Server::start(backend, TICK).await.unwrap(),
     }
 }

@@ -139,6 +139,9 @@ impl Driver for Memory {
 
     async fn list(&self, prefix: &Key, after: Option<&Key>, limit: u32) -> Result<Page> {
         self.0.capability.check_key("list", prefix)?;
+        if let Some(after) = after {
+            self.0.capability.check_key("list", after)?;
+        }
         Ok(self.with(|store| store.list(prefix, after, Page::records_max(limit))))
     }
 

@@ -79,8 +79,8 @@ async fn kill_server(stage: &mut Stage) -> Result<()> {
 
 async fn stop_server(stage: &mut Stage) -> Result<()> {
     stage.fault("the server that leads stands still for three leases");
-    let stopped = stage.server.pid().map(Stopped::new);
+    stage.server.pause_one().await;
     stage.stand(3 * stage.setting.lease).await;
-    drop(stopped);
+    stage.server.resume();
     stage.heal().await
 }
