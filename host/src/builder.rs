@@ -1,12 +1,15 @@
 //! Starts a host.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use althing_core::{Chance, Clock, Error, Kind, Location, OsChance, Result, SystemClock, layers, limits};
 use althing_engine::{Engine, EngineConfig, PublicKey};
-use althing_runtime::{Runtime, RuntimeConfig, Tuning};
+use althing_runtime::{Backends, DEFAULT_BACKEND, Runtime, RuntimeConfig, Tuning};
+use futures::future::join_all;
 
 use crate::backends;
 
@@ -17,7 +20,8 @@ const IO_THREADS: usize = 2;
 /// A host that runs inside this process.
 #[derive(Debug)]
 pub struct Althing {
-    runtime: Runtime,
+    first: Runtime,
+    backends: Backends,
     _io: Io,
 }
 
@@ -27,29 +31,35 @@ impl Althing {
         Builder::default()
     }
 
-    /// Returns what the host can do. It is of no use any more once the host was dropped.
+    /// Returns what the host can do on its backend; of several, on the first. It is of no use any more once the host
+    /// was dropped.
     pub fn runtime(&self) -> &Runtime {
-        &self.runtime
+        &self.first
     }
 
-    /// Ends the host in good order: its leaders resign, its members leave, its session is closed. A host
+    /// Returns what the host can do on each of its backends.
+    pub fn backends(&self) -> &Backends {
+        &self.backends
+    }
+
+    /// Ends the host in good order: its leaders resign, its members leave, its sessions are closed. A host
     /// that is dropped instead leaves all that to the end of its lease.
     pub async fn stop(self) {
-        self.runtime.stop().await;
+        join_all(self.backends.iter().map(Runtime::stop)).await;
     }
 }
 
 impl Drop for Althing {
     fn drop(&mut self) {
-        self.runtime.abandon();
+        self.backends.iter().for_each(Runtime::abandon);
     }
 }
 
 /// What a host is started with.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "nothing runs before `start`"]
 pub struct Builder {
-    backend: String,
+    backends: Vec<(String, String)>,
     name: Option<String>,
     lease: Duration,
     state: Option<PathBuf>,
@@ -61,10 +71,23 @@ pub struct Builder {
     chance: Arc<dyn Chance>,
 }
 
+impl fmt::Debug for Builder {
+    /// Leaves out the URLs of the backends, in which passwords may be.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let backends: Vec<&str> = self.backends.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Builder")
+            .field("backends", &backends)
+            .field("name", &self.name)
+            .field("lease", &self.lease)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Default for Builder {
     fn default() -> Self {
         Builder {
-            backend: "memory:".into(),
+            backends: Vec::new(),
             name: None,
             lease: limits::LEASE_DEFAULT,
             state: None,
@@ -79,9 +102,15 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Sets the backend's URL; `memory:` if never called.
-    pub fn backend(mut self, url: impl Into<String>) -> Self {
-        self.backend = url.into();
+    /// Adds the backend that is meant where none is named, by its URL; `memory:` if no backend is ever added.
+    pub fn backend(self, url: impl Into<String>) -> Self {
+        self.named_backend(DEFAULT_BACKEND, url)
+    }
+
+    /// Adds one of several backends by its URL. Each has groups, members and policies of its own; [`Althing::backends`]
+    /// finds it by this name, at most [`limits::BACKEND_NAME_BYTES_MAX`] of a-z, 0-9, `-` and `_`.
+    pub fn named_backend(mut self, name: impl Into<String>, url: impl Into<String>) -> Self {
+        self.backends.push((name.into(), url.into()));
         self
     }
 
@@ -130,37 +159,94 @@ impl Builder {
         self
     }
 
-    /// Connects to the backend, opens the host's session and starts to take part.
+    /// Connects to the backends, opens the host's session in each and starts to take part.
     ///
-    /// Fails with `Invalid` where the URL or the lease is wrong, `Unavailable` where the backend cannot be
+    /// Fails with `Invalid` where a URL, a name or the lease is wrong or two backends have one name, `Unavailable` where a backend cannot be
     /// reached, and `Format` where its namespace holds another layout. Needs a tokio runtime, on
-    /// which everything but the backend's sockets and the renewals will run.
-    pub async fn start(self) -> Result<Althing> {
-        let location: Location = self.backend.parse()?;
+    /// which everything but the backends' sockets and the renewals will run.
+    pub async fn start(mut self) -> Result<Althing> {
+        if self.backends.is_empty() {
+            self = self.backend("memory:");
+        }
         check_lease(self.lease)?;
+        check_names(&self.backends)?;
         let io = Io::start()?;
-        let connecting = backends::connect(location, self.clock.clone(), self.chance.clone());
-        let driver = io.handle.spawn(connecting).await.map_err(cut_off)??;
-        let driver = layers::stack(driver, self.clock.clone(), self.chance.clone(), io.handle.clone());
         let engine = Engine::new(EngineConfig {
             clock: self.clock.clone(),
             catch_signals: self.catch_signals,
             ..EngineConfig::default()
         })?;
+        let mut begun = Begun(Vec::new());
+        for (name, url) in &self.backends {
+            match self.start_one(name, url, &io, engine.clone()).await {
+                Ok(runtime) => begun.0.push(runtime),
+                Err(error) => {
+                    join_all(begun.0.iter().map(Runtime::stop)).await;
+                    return Err(if self.backends.len() > 1 { error.with("backend", name) } else { error });
+                }
+            }
+        }
+        let first = begun.0[0].clone();
+        Ok(Althing { first, backends: Backends::new(std::mem::take(&mut begun.0))?, _io: io })
+    }
+
+    async fn start_one(&self, name: &str, url: &str, io: &Io, engine: Engine) -> Result<Runtime> {
+        let location: Location = url.parse()?;
+        let connecting = backends::connect(location, self.clock.clone(), self.chance.clone());
+        let driver = io.handle.spawn(connecting).await.map_err(cut_off)??;
+        let driver = layers::stack(driver, self.clock.clone(), self.chance.clone(), io.handle.clone());
+        let state = self.state.as_ref().map(|folder| match name {
+            DEFAULT_BACKEND => folder.clone(),
+            name => folder.join("backends").join(name),
+        });
         let config = RuntimeConfig {
-            name: self.name.unwrap_or_else(machine_name),
+            name: self.name.clone().unwrap_or_else(machine_name),
+            backend: name.to_owned(),
             lease: self.lease,
-            state: self.state,
-            trusted: self.trusted,
+            state,
+            trusted: self.trusted.clone(),
             allow_unsigned: self.allow_unsigned,
-            clock: self.clock,
-            chance: self.chance,
+            clock: self.clock.clone(),
+            chance: self.chance.clone(),
             io: io.handle.clone(),
             tuning: self.tuning,
         };
-        let runtime = Runtime::start(config, driver, engine).await?;
-        Ok(Althing { runtime, _io: io })
+        Runtime::start(config, driver, engine).await
     }
+}
+
+/// What runs already while the rest is started. Abandoned with a start that is given up.
+struct Begun(Vec<Runtime>);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.iter().for_each(Runtime::abandon);
+    }
+}
+
+/// Refuses a name that cannot be one of a folder and of a header, or that two have.
+fn check_names(backends: &[(String, String)]) -> Result<()> {
+    let wrong = |message: String| Err(Error::new(Kind::Invalid, "start host", message));
+    if backends.len() > limits::BACKENDS_MAX {
+        return wrong(format!("{} backends; at most {}", backends.len(), limits::BACKENDS_MAX));
+    }
+    let is_plain =
+        |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-_".contains(letter);
+    let is_name =
+        |name: &str| (1..=limits::BACKEND_NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(is_plain);
+    let mut names = BTreeSet::new();
+    for (name, _) in backends {
+        if !is_name(name) {
+            let longest = limits::BACKEND_NAME_BYTES_MAX;
+            return wrong(format!(
+                "a backend cannot be called {name:?}; a name has 1 to {longest} of a-z, 0-9, - and _"
+            ));
+        }
+        if !names.insert(name) {
+            return wrong(format!("two backends are called {name:?}"));
+        }
+    }
+    Ok(())
 }
 
 fn check_lease(lease: Duration) -> Result<()> {

@@ -1,5 +1,7 @@
 //! The configuration file of a host.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,11 +12,13 @@ use serde::{Deserialize, Deserializer};
 
 /// What a configuration file says, each key as the option of `althing serve` of that name. What it leaves
 /// out keeps its default. Relative paths count from the folder of the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The URL of the backend.
+    /// The URL of the backend; of several, of the one that is meant where none is named.
     pub backend: Option<String>,
+    /// The URLs of further backends by their names.
+    pub backends: BTreeMap<String, String>,
     /// The TCP address to listen on.
     pub listen: Option<SocketAddr>,
     /// The Unix socket to listen on.
@@ -32,7 +36,24 @@ pub struct Config {
     pub allow_unsigned: bool,
 }
 
-const KEYS: &[&str] = &["backend", "listen", "socket", "state", "lease", "name", "trust", "allow_unsigned"];
+impl fmt::Debug for Config {
+    /// Leaves out the URLs of the backends, in which passwords may be.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("backends", &self.backends.keys())
+            .field("listen", &self.listen)
+            .field("socket", &self.socket)
+            .field("state", &self.state)
+            .field("lease", &self.lease)
+            .field("name", &self.name)
+            .field("trust", &self.trust)
+            .field("allow_unsigned", &self.allow_unsigned)
+            .finish_non_exhaustive()
+    }
+}
+
+const KEYS: &[&str] =
+    &["backend", "backends", "listen", "socket", "state", "lease", "name", "trust", "allow_unsigned"];
 
 impl Config {
     /// Reads a file. Fails with the line where it is wrong, and a suggestion for a key that nobody knows.
@@ -101,12 +122,15 @@ mod tests {
             name = "north"
             trust = ["ops.pub"]
             allow_unsigned = true
+            [backends]
+            locks = "etcd://e1,e2,e3/?namespace=prod"
         "#;
         let config = Config::parse(text).unwrap().below(Path::new("/etc/althing"));
         assert_eq!(config.socket, Some("/etc/althing/a.sock".into()));
         assert_eq!(config.state, Some("/var/lib/althing".into()));
         assert_eq!(config.trust, [PathBuf::from("/etc/althing/ops.pub")]);
         assert_eq!(config.lease, Some(Duration::from_millis(500)));
+        assert_eq!(config.backends["locks"], "etcd://e1,e2,e3/?namespace=prod");
         assert_eq!(Config::parse("").unwrap(), Config::default());
     }
 

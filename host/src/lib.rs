@@ -59,7 +59,9 @@
 //! # What a host does to your process
 //!
 //! It installs nothing that is shared by the process: no signal handler (see [`Builder::catch_signals`]), no default
-//! TLS provider, no tracing subscriber, no metrics recorder, no panic hook. It traces and counts by the facades
+//! TLS provider, no tracing subscriber, no metrics recorder, no panic hook. One exception: MySQL's client asks the
+//! process for its TLS provider, so a `mysql:` backend with `tls=true` makes aws-lc-rs the default where there is none;
+//! install yours before. A host traces and counts by the facades
 //! `tracing` and `metrics`: what you install hears it. Several hosts in one process share nothing.
 //!
 //! Its tasks run on the runtime on which it was started. The sockets of the backend, the renewals of its lease and the
@@ -76,11 +78,13 @@ pub use builder::{Althing, Builder};
 pub use config::Config;
 
 pub use althing_core::{
-    Capability, Choice, Digest, Effect, Error, Kind, Level, Principal, Result, Revision, Secret, clock, info,
-    limits, location,
+    Capability, Choice, Digest, Effect, Error, Kind, Level, Principal, Requirement, Result, Revision, Secret,
+    clock, info, limits, location,
 };
 pub use althing_engine::{Bundle, PublicKey, SigningKey};
-pub use althing_runtime::{GroupStream, Runtime, SessionKey, SessionStream, Tuning};
+pub use althing_runtime::{
+    Backends, DEFAULT_BACKEND, GroupStream, Runtime, SessionKey, SessionStream, Tuning,
+};
 
 /// The example in the README is compiled and run with the others.
 #[cfg(doctest)]

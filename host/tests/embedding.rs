@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use althing::info::{JoinAsk, SessionAsk, SessionEvent};
-use althing::{Althing, Kind, Principal, Revision, Secret, SessionKey, SessionStream};
+use althing::{Althing, Kind, Principal, Requirement, Revision, Secret, SessionKey, SessionStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -125,7 +125,7 @@ async fn a_host_that_has_ended_says_so() {
     assert_eq!(error.kind(), Kind::Closed, "{error}");
     assert!(error.to_string().contains("the host has ended"), "{error}");
     // What the memory answers is nobody's concern any more; that it answers is.
-    let creating = runtime.create_group(&Principal::Embedder, "web");
+    let creating = runtime.create_group(&Principal::Embedder, "web", &Requirement::NONE);
     drop(timeout(AT_ONCE, creating).await.expect("a call on a host that has ended hung"));
 }
 

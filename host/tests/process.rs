@@ -2,7 +2,7 @@
 //! all of it is about the whole process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::panic;
 use std::path::Path;
 use std::time::Duration;
@@ -139,6 +139,8 @@ async fn meet_tls() {
         let silent = std::thread::spawn(move || drop(deaf.accept()));
         let url = format!("{scheme}://127.0.0.1:{port}/{options}");
         assert!(Althing::builder().backend(url).start().await.is_err());
+        // Where nobody came in time, it waits still.
+        let _ = TcpStream::connect(("127.0.0.1", port));
         silent.join().unwrap();
     }
     let options = RedisOptions { tls: true, ..RedisOptions::default() };

@@ -9,6 +9,8 @@ use crate::tree::{Package, Source, Tree, packages};
 const LAYERS: &[(&str, &[&str])] = &[
     ("althing-core", &[]),
     ("althing-tls", &["althing-core"]),
+    // Its backend is a host: it speaks to one as any client does.
+    ("althing-driver-ipc", &["althing-core", "althing-client"]),
     ("althing-driver-*", &["althing-core", "althing-tls"]),
     ("althing-engine", &["althing-core"]),
     ("althing-runtime", &["althing-core", "althing-engine"]),
@@ -25,10 +27,29 @@ const OUTSIDERS: &[(&str, &[&str], &str)] = &[
     ("rustls-native-certs", &["host/tls"], "whom to trust is read in one place"),
     ("redis", &["host/drivers/redis", "tests/*", "xtask"], "a backend's client is known to its driver only"),
     (
+        "memcache",
+        &["host/drivers/memcached", "tests/*", "xtask"],
+        "a backend's client is known to its driver only",
+    ),
+    (
         "zookeeper-client",
         &["host/drivers/zookeeper", "tests/*", "xtask"],
         "a backend's client is known to its driver only",
     ),
+    (
+        "tokio-postgres",
+        &["host/drivers/postgresql", "tests/*", "xtask"],
+        "a backend's client is known to its driver only",
+    ),
+    (
+        "mysql_async",
+        &["host/drivers/mysql", "tests/*", "xtask"],
+        "a backend's client is known to its driver only",
+    ),
+    ("rmp-serde", &["host/client"], "what is spoken over the socket is written and read in one place"),
+    ("tonic*", &["host/drivers/etcd"], "a backend's client is known to its driver only"),
+    ("prost", &["host/drivers/etcd"], "a backend's client is known to its driver only"),
+    ("redb", &["host/drivers/embedded"], "a backend's client is known to its driver only"),
     ("clap", &["host/cli", "xtask"], "arguments are read where a person types them"),
 ];
 
@@ -58,16 +79,60 @@ const DOORS: &[Door] = &[
         advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
     },
     Door {
+        says: "memcache ::",
+        files: &["host/drivers/memcached/src/wire.rs", "tests/*", "xtask/*"],
+        tests: true,
+        advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
+    },
+    Door {
         says: "zookeeper_client ::",
         files: &["host/drivers/zookeeper/src/wire.rs", "tests/*", "xtask/*"],
         tests: true,
         advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
     },
+    Door {
+        says: "tokio_postgres ::",
+        files: &["host/drivers/postgresql/src/wire.rs", "xtask/*"],
+        tests: true,
+        advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
+    },
+    Door {
+        says: "mysql_async ::",
+        files: &["host/drivers/mysql/src/wire.rs", "xtask/*"],
+        tests: true,
+        advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
+    },
+    Door {
+        says: "tonic ::",
+        files: &["host/drivers/etcd/src/wire.rs"],
+        tests: true,
+        advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
+    },
+    Door {
+        says: "redb ::",
+        files: &["host/drivers/embedded/src/wire.rs"],
+        tests: true,
+        advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
+    },
+    Door { says: "rustix :: fs", files: KERNEL_FILES, tests: true, advice: KERNEL },
+    Door { says: "inotify ::", files: KERNEL_FILES, tests: true, advice: KERNEL },
     Door { says: "print !", files: PRINTERS, tests: true, advice: PRINT },
     Door { says: "println !", files: PRINTERS, tests: true, advice: PRINT },
     Door { says: "eprint !", files: PRINTERS, tests: true, advice: PRINT },
     Door { says: "eprintln !", files: PRINTERS, tests: true, advice: PRINT },
 ];
+
+/// What files a process can lock, sync and listen to is asked by the drivers that keep records in them, and for the state
+/// directory of a host; on what they lie, once for all drivers.
+const KERNEL_FILES: &[&str] = &[
+    "host/core/src/ground.rs",
+    "host/drivers/file/src/disk.rs",
+    "host/drivers/embedded/src/disk.rs",
+    "host/drivers/embedded/src/wire.rs",
+    "host/server/src/listen.rs",
+];
+const KERNEL: &str =
+    "Only what keeps records in a file speaks to the kernel about files; add what is missing in its disk.rs";
 
 /// A build script speaks to cargo by printing, an example to whoever runs it.
 const PRINTERS: &[&str] = &["host/cli/*", "host/examples/*", "xtask/*", "*/build.rs"];

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use althing_test_servers::Backend;
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::steps::{built, run};
 use crate::{guests, setup};
@@ -17,7 +17,7 @@ pub(crate) struct Args {
     seconds: u64,
 
     /// Where the three hosts keep what the behaviours write.
-    #[arg(long, default_value = "memory", value_parser = backend)]
+    #[arg(long, default_value = "memory", value_parser = setup::backend)]
     backend: Backend,
 }
 
@@ -25,11 +25,8 @@ pub(crate) struct Args {
 pub(crate) fn crowd(root: &Path, args: &Args) -> Result<()> {
     args.backend.program().map_or(Ok(()), setup::require_server)?;
     guests::build(root)?;
-    let mut crowd = Command::new(built(root, &["--package", "althing-sim", "--bin", "crowd"], "crowd")?);
+    // The daemon of `ipc` is the `althing` that lies beside the crowd.
+    let programs = ["--bin", "crowd", "--bin", "althing"];
+    let mut crowd = Command::new(built(root, &programs, "crowd")?);
     run(crowd.args(["--backend", args.backend.name(), "--seconds", &args.seconds.to_string()]))
-}
-
-fn backend(name: &str) -> Result<Backend> {
-    let names = || Backend::ALL.iter().map(|backend| backend.name()).collect::<Vec<_>>().join(" ");
-    Backend::named(name).with_context(|| format!("the backends are {}", names()))
 }

@@ -1,12 +1,13 @@
 //! `cargo xtask bench`: builds for release and measures; `tests/bench` says what.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
 
-use crate::guests;
 use crate::steps::{built, run};
+use crate::{guests, setup, tooz};
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -19,21 +20,37 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Measure this alone: decision, commit, swap, heartbeat or death.
+    /// Measure this alone: decision, commit, change, swap, heartbeat or death; with --backend lock, join, members or change.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
+
+    /// Measure these backends, such as redis,etcd, or all, each beside Tooz on the same server.
+    #[arg(long, value_name = "NAMES", value_parser = backends)]
+    backend: Option<String>,
 }
 
 /// Builds the guests, the `althing` binary and the bench, and runs it. Fails when an outcome was wrong; no time fails it.
 pub(crate) fn measure(root: &Path, args: &Args) -> Result<()> {
     guests::build(root)?;
     eprintln!("bench: building for release (the first time takes some minutes)");
-    // In one go: the bench starts the `althing` that lies beside it, and each alone would have other features.
-    let packages = ["--release", "--package", "althing-cli", "--package", "althing-bench"];
-    let mut bench = Command::new(built(root, &packages, "althing-bench")?);
+    // The bench starts the `althing` that lies beside it.
+    let programs = ["--release", "--bin", "althing", "--bin", "althing-bench"];
+    let mut bench = Command::new(built(root, &programs, "althing-bench")?);
     bench.args(args.quick.then_some("--quick")).args(args.json.then_some("--json"));
     if let Some(name) = &args.only {
         bench.args(["--only", name]);
     }
+    if let Some(names) = &args.backend {
+        bench.args(["--backend", names]);
+        bench.args(tooz::python(root).iter().flat_map(|python| [OsStr::new("--tooz"), python.as_os_str()]));
+    }
     run(&mut bench)
+}
+
+/// Checks names of backends before anything is built.
+fn backends(names: &str) -> Result<String> {
+    if names != "all" {
+        names.split(',').try_for_each(|name| setup::backend(name).map(drop))?;
+    }
+    Ok(names.to_owned())
 }

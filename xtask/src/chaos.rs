@@ -10,13 +10,18 @@ use crate::steps::{built, run};
 /// What to play.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// On this backend alone: memory, redis, ensemble (three ZooKeepers), or zookeeper (one, then three)
+    /// On this backend alone: memory, embedded, file, ipc, redis, redis-sentinel, memcached, postgresql, mysql, etcd or
+    /// zookeeper (one, then three), etcd-3 or ensemble (three alone)
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
 
     /// Begin each scenario again until so many seconds have passed; once to its end if left out
     #[arg(long, value_name = "N")]
     seconds: Option<u64>,
+
+    /// The same in minutes
+    #[arg(long, value_name = "N", conflicts_with = "seconds")]
+    minutes: Option<u64>,
 
     /// Where everything comes from that is random
     #[arg(long, value_name = "S", default_value_t = 1)]
@@ -33,13 +38,14 @@ pub(crate) struct Args {
 
 /// Builds the `althing` binary and the scenarios, and plays them. Fails when a promise was broken.
 pub(crate) fn play(root: &Path, args: &Args) -> Result<()> {
-    // In one go: the scenarios start the `althing` that lies beside them.
-    let packages = ["--package", "althing-cli", "--package", "althing-chaos"];
-    let mut chaos = Command::new(built(root, &packages, "althing-chaos")?);
+    // The scenarios start the `althing` that lies beside them.
+    let programs = ["--bin", "althing", "--bin", "althing-chaos"];
+    let mut chaos = Command::new(built(root, &programs, "althing-chaos")?);
     chaos.args(["--seed", &args.seed.to_string()]).args(args.told.then_some("--told"));
     for (option, value) in [("--backend", &args.backend), ("--only", &args.only)] {
         chaos.args(value.iter().flat_map(|value| [option, value]));
     }
-    chaos.args(args.seconds.iter().flat_map(|seconds| ["--seconds".to_owned(), seconds.to_string()]));
+    let seconds = args.seconds.or(args.minutes.map(|minutes| minutes * 60));
+    chaos.args(seconds.iter().flat_map(|seconds| ["--seconds".to_owned(), seconds.to_string()]));
     run(&mut chaos)
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask demo`: the main job in front of the user, with real processes.
 //!
-//! Services join a group, an operator uploads a rule, leadership moves by it, a leader dies. On Redis and ZooKeeper there
-//! are three hosts, and one of them dies too. Every line of the time line is an event that a watching client was told of.
+//! Services join a group, an operator uploads a rule, leadership moves by it, a leader dies. Where hosts can share the
+//! backend there are three, and one of them dies too. Every line of the time line is an event that a watching client was told of.
 
 mod stage;
 mod timeline;
@@ -9,42 +9,21 @@ mod timeline;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use althing_test_servers::{Ensemble, Redis, RedisOptions, ZooKeeperOptions};
+use althing_test_servers::{Backend, Server};
 use anyhow::{Context, Result, bail};
 
 use crate::steps::{built, now};
 use crate::{guests, setup};
-use stage::{Stage, Store};
+use stage::Stage;
 use timeline::Timeline;
 
 /// What to show.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where the hosts keep their state: `memory` is one host, `redis` is three on a private server, `zookeeper` is
-    /// three on a private ensemble of three.
-    #[arg(long, default_value = "memory")]
+    /// Where the hosts keep their state: `memory` and `embedded` are one host, another name is three on a private server
+    /// of it; `etcd-3` and `ensemble` are three etcds and three ZooKeepers.
+    #[arg(long, default_value = "memory", value_parser = setup::backend)]
     backend: Backend,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Backend {
-    Memory,
-    Redis,
-    #[value(name = "zookeeper", alias = "kazoo")]
-    ZooKeeper,
-}
-
-impl Backend {
-    async fn start(self) -> Option<Store> {
-        match self {
-            Backend::Memory => Some(Store::Memory),
-            Backend::Redis => Redis::start(RedisOptions::default()).await.map(Store::Redis),
-            Backend::ZooKeeper => {
-                let options = ZooKeeperOptions { tick: TICK, ..ZooKeeperOptions::default() };
-                Ensemble::start(3, options).await.map(Store::ZooKeeper)
-            }
-        }
-    }
 }
 
 const GROUP: &str = "web";
@@ -59,17 +38,14 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// Installs and builds what is missing, then shows the main job.
 pub(crate) fn show(root: &Path, args: &Args) -> Result<()> {
-    match args.backend {
-        Backend::Memory => {}
-        Backend::Redis => setup::require_server("redis-server")?,
-        Backend::ZooKeeper => setup::require_server("zookeeper")?,
-    }
+    args.backend.program().map_or(Ok(()), setup::require_server)?;
     guests::build(root)?;
     println!("althing: building (the first time takes some minutes)");
-    let binary = built(root, &["--package", "althing-cli"], "althing")?;
+    let binary = built(root, &["--bin", "althing"], "althing")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let store = args.backend.start().await.context("the backend's server is not installed")?;
+        let store =
+            Server::start(args.backend, TICK).await.context("the backend's server is not installed")?;
         let mut stage = Stage::new(binary, store)?;
         let bundle = root.join("policies").join(RULE);
         let outcome = tokio::select! {

@@ -18,7 +18,7 @@ pub(crate) struct Args {
 /// Builds the command and has it write what it can be asked. Files of the same names are written over.
 pub(crate) fn write(root: &Path, args: &Args) -> Result<()> {
     let folder = args.out.clone().unwrap_or_else(|| root.join("target/docs"));
-    let writer = built(root, &["--package", "althing-cli", "--example", "docs"], "docs")?;
+    let writer = built(root, &["--example", "docs"], "docs")?;
     run(Command::new(writer).arg(&folder))?;
     println!("completions: {}", folder.join("completions").display());
     println!("man pages:   {}", folder.join("man").display());

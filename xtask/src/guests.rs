@@ -31,7 +31,7 @@ pub(crate) fn build_and_show(root: &Path, args: &Args) -> Result<()> {
     if !args.table {
         return Ok(());
     }
-    run(Command::new(built(root, &["--package", "althing-guests-test"], "althing-guests-table")?)
+    run(Command::new(built(root, &["--bin", "althing-guests-table"], "althing-guests-table")?)
         .args(&args.only))
 }
 

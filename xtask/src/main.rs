@@ -5,6 +5,7 @@
     reason = "these commands speak to the person who typed them"
 )]
 
+mod backends;
 mod behaviours;
 mod bench;
 mod chaos;
@@ -14,6 +15,7 @@ mod guests;
 mod setup;
 mod steps;
 mod test;
+mod tooz;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -32,10 +34,12 @@ enum Verb {
     Test(test::Args),
     /// Install what is missing, then show the main job with real processes.
     Demo(demo::Args),
-    /// Measure, each figure beside its raw floor.
+    /// Measure, each figure beside its raw floor, or each backend beside Tooz.
     Bench(bench::Args),
     /// Let a crowd call the shipped semaphore and barrier while callers and a host are killed.
     Behaviours(behaviours::Args),
+    /// Print what each backend passes of the conformance suite and of the runtime's own tests.
+    Backends(backends::Args),
     /// Play faults on real processes and links, and check what everybody saw.
     Chaos(chaos::Args),
     /// Write the completions and the manual pages of `althing`.
@@ -51,6 +55,7 @@ impl Verb {
             Verb::Demo(args) => demo::show(root, &args),
             Verb::Bench(args) => bench::measure(root, &args),
             Verb::Behaviours(args) => behaviours::crowd(root, &args),
+            Verb::Backends(args) => backends::table(root, &args),
             Verb::Chaos(args) => chaos::play(root, &args),
             Verb::Docs(args) => docs::write(root, &args),
         }

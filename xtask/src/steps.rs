@@ -45,10 +45,14 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
         .with_context(|| format!("`{}` wrote bytes that are not text", line(command)))
 }
 
-/// Builds what `arguments` of cargo say, and returns where the program `name` of it lies.
+/// Builds what `arguments` of cargo say, and returns where the program `name` of it lies. The whole workspace decides
+/// which features of wasmtime are built: they are the same for all commands, and none builds it anew.
 pub(crate) fn built(root: &Path, arguments: &[&str], name: &str) -> Result<PathBuf> {
     let mut build = cargo(root);
-    build.arg("build").args(arguments).args(["--message-format", "json-render-diagnostics"]);
+    build
+        .args(["build", "--workspace"])
+        .args(arguments)
+        .args(["--message-format", "json-render-diagnostics"]);
     let messages = capture(&mut build)?;
     let program = |line: &str| {
         let message: Value = serde_json::from_str(line).ok()?;

@@ -26,6 +26,10 @@ pub(crate) struct Host {
     #[arg(long, global = true, help_heading = HEADING, value_name = "FILE", env = "ALTHING_TOKEN_FILE")]
     token_file: Option<PathBuf>,
 
+    /// The backend to ask about, by its name on the host [default: its only one, or the one called default]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "BACKEND", env = "ALTHING_ON")]
+    on: Option<String>,
+
     /// Print JSON: one value, or one per line where they keep coming; what went wrong too
     #[arg(long, global = true, help_heading = HEADING)]
     pub(crate) json: bool,
@@ -34,9 +38,15 @@ pub(crate) struct Host {
 impl Host {
     /// Makes the client of this host.
     pub(crate) fn client(&self) -> Result<Client> {
-        let Some(file) = &self.token_file else { return Ok(Client::new(self.server.clone())) };
-        let text = read(file)?;
-        Ok(Client::with_token(self.server.clone(), Secret::new(text.trim())))
+        let server = self.server.clone();
+        let client = match &self.token_file {
+            None => Client::new(server),
+            Some(file) => Client::with_token(server, Secret::new(read(file)?.trim())),
+        };
+        Ok(match &self.on {
+            None => client,
+            Some(backend) => client.on(backend.as_str()),
+        })
     }
 
     /// Shows one value: as JSON, or as the lines that `people` makes of it.

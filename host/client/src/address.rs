@@ -15,18 +15,31 @@ pub enum Address {
     Tcp(String),
 }
 
+/// What the socket is called in its folder.
+const NAME: &str = "althing.sock";
+
 /// Returns the socket at which a host answers where nobody says otherwise: `althing.sock` in
 /// `$XDG_RUNTIME_DIR`, else in `/run` for root, else in a folder of this user below the temporary folder.
 pub fn default_socket() -> PathBuf {
-    const NAME: &str = "althing.sock";
     if let Some(folder) = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()) {
         return PathBuf::from(folder).join(NAME);
     }
-    let uid = rustix::process::geteuid();
-    if uid.is_root() {
+    if rustix::process::geteuid().is_root() {
         return PathBuf::from("/run").join(NAME);
     }
-    std::env::temp_dir().join(format!("althing-{}", uid.as_raw())).join(NAME)
+    temporary_socket()
+}
+
+fn temporary_socket() -> PathBuf {
+    let uid = rustix::process::geteuid().as_raw();
+    std::env::temp_dir().join(format!("althing-{uid}")).join(NAME)
+}
+
+impl Address {
+    /// Tells whether this is the socket below the temporary folder, whose own folder anybody may have made before us.
+    pub(crate) fn is_open_to_anybody(&self) -> bool {
+        matches!(self, Address::Unix(path) if *path == temporary_socket())
+    }
 }
 
 impl Default for Address {

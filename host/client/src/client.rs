@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use althing_core::info::{
-    BehaviourAsk, BehaviourInfo, BehaviourSummary, Decision, Event, GroupInfo, GroupSummary, HostInfo,
-    JobInfo, JoinAsk, Joined, LeaderInfo, PolicyInfo, Renewal, SessionAsk, SessionEvent, SessionGrant,
-    StoodDown,
+    BackendInfo, BehaviourAsk, BehaviourInfo, BehaviourSummary, Decision, Event, GroupInfo, GroupSummary,
+    HostInfo, JobInfo, JoinAsk, Joined, LeaderInfo, PolicyInfo, Renewal, SessionAsk, SessionEvent,
+    SessionGrant, StoodDown,
 };
-use althing_core::{Capability, Digest, Error, Kind, Result, Revision, Secret, limits};
+use althing_core::{Digest, Error, Kind, Requirement, Result, Revision, Secret, limits};
 use bytes::Bytes;
 use hyper::Method;
 use serde::Serialize;
@@ -25,6 +25,7 @@ use crate::{Address, EventStream, failure};
 #[derive(Clone, Debug)]
 pub struct Client {
     connection: Arc<Connection>,
+    backend: Option<Arc<str>>,
     deadline: Duration,
 }
 
@@ -33,6 +34,7 @@ impl Client {
     pub fn new(address: Address) -> Self {
         Client {
             connection: Arc::new(Connection::new(address, None)),
+            backend: None,
             deadline: limits::CLIENT_CALL_DEADLINE,
         }
     }
@@ -40,13 +42,19 @@ impl Client {
     /// Makes a client that shows a bearer token, as a host asks for on TCP.
     pub fn with_token(address: Address, token: Secret) -> Self {
         let connection = Arc::new(Connection::new(address, Some(token)));
-        Client { connection, deadline: limits::CLIENT_CALL_DEADLINE }
+        Client { connection, backend: None, deadline: limits::CLIENT_CALL_DEADLINE }
     }
 
     /// Returns a client that waits this long for an answer, over the same connection.
     #[must_use]
     pub fn within(&self, deadline: Duration) -> Self {
-        Client { connection: self.connection.clone(), deadline }
+        Client { deadline, ..self.clone() }
+    }
+
+    /// Returns a client that asks about another backend of the host, by its name there, over the same connection.
+    #[must_use]
+    pub fn on(&self, backend: impl Into<Arc<str>>) -> Self {
+        Client { backend: Some(backend.into()), ..self.clone() }
     }
 
     /// Returns where its host answers.
@@ -59,8 +67,8 @@ impl Client {
         self.get("show host", path(["host"])).await
     }
 
-    /// Tells what the backends of the host promise.
-    pub async fn drivers(&self) -> Result<Vec<Capability>> {
+    /// Lists the backends of the host, and what each promises.
+    pub async fn drivers(&self) -> Result<Vec<BackendInfo>> {
         self.get("list drivers", path(["drivers"])).await
     }
 
@@ -96,9 +104,10 @@ impl Client {
         self.get("list groups", path(["groups"])).await
     }
 
-    /// Creates a group.
-    pub async fn create_group(&self, name: &str) -> Result<()> {
-        self.post("create group", path(["groups"]), None, &GroupAsk { name: name.to_owned() }).await
+    /// Creates a group that requires so much of its backend.
+    pub async fn create_group(&self, name: &str, require: &Requirement) -> Result<()> {
+        let ask = GroupAsk { name: name.to_owned(), require: *require };
+        self.post("create group", path(["groups"]), None, &ask).await
     }
 
     /// Deletes a group.
@@ -181,7 +190,7 @@ impl Client {
         let timeout = ask.timeout.unwrap_or(limits::BEHAVIOUR_TIMEOUT_DEFAULT);
         let route = named(operation, ["behaviours", name])?;
         let query = format!("operation={}&timeout_ms={}", query_value(&ask.operation), timeout.as_millis());
-        let mut call = request(operation, Method::POST, format!("{route}?{query}"), Some(session));
+        let mut call = self.request(operation, Method::POST, format!("{route}?{query}"), Some(session));
         (call.body, call.content_type) = (ask.body.clone(), "application/octet-stream");
         // The host asks the behaviour one last time before it says that the time is over.
         let patience = timeout.saturating_add(limits::BEHAVIOUR_GRACE).saturating_add(self.deadline);
@@ -219,7 +228,7 @@ impl Client {
             let message = format!("a bundle of {} bytes; at most {}", bundle.len(), limits::BUNDLE_BYTES_MAX);
             return Err(Error::new(Kind::TooLarge, "push", message));
         }
-        let mut ask = request("push", Method::POST, path(["policies"]), None);
+        let mut ask = self.request("push", Method::POST, path(["policies"]), None);
         (ask.body, ask.content_type) = (bundle, "application/octet-stream");
         self.answer(&ask, self.deadline).await
     }
@@ -228,7 +237,7 @@ impl Client {
     pub async fn job(&self, id: &str, wait: Duration) -> Result<JobInfo> {
         let wait = wait.min(limits::JOB_WAIT_MAX);
         let route = format!("{}?wait_ms={}", named("show job", ["jobs", id])?, wait.as_millis());
-        self.answer(&request("show job", Method::GET, route, None), self.deadline + wait).await
+        self.answer(&self.request("show job", Method::GET, route, None), self.deadline + wait).await
     }
 
     /// Lists the policies that were pushed.
@@ -239,6 +248,17 @@ impl Client {
     /// Shows a policy.
     pub async fn policy(&self, name: &str) -> Result<PolicyInfo> {
         self.get("show policy", named("show policy", ["policies", name])?).await
+    }
+
+    fn request<'a>(
+        &'a self,
+        operation: &'static str,
+        method: Method,
+        path: String,
+        session: Option<&'a SessionKey>,
+    ) -> Ask<'a> {
+        let (backend, content_type) = (self.backend.as_deref(), "application/json");
+        Ask { operation, method, path, session, backend, body: Bytes::new(), content_type }
     }
 
     async fn get<T: DeserializeOwned>(&self, operation: &'static str, path: String) -> Result<T> {
@@ -263,7 +283,7 @@ impl Client {
         session: Option<&SessionKey>,
         body: &impl Serialize,
     ) -> Result<T> {
-        let mut ask = request(operation, method, path, session);
+        let mut ask = self.request(operation, method, path, session);
         ask.body = serde_json::to_vec(body)
             .map_err(|error| {
                 Error::new(Kind::Invalid, operation, "this cannot be said in JSON").because(error)
@@ -279,7 +299,7 @@ impl Client {
         path: String,
         session: Option<&SessionKey>,
     ) -> Result<T> {
-        self.answer(&request(operation, method, path, session), self.deadline).await
+        self.answer(&self.request(operation, method, path, session), self.deadline).await
     }
 
     async fn answer<T: DeserializeOwned>(&self, ask: &Ask<'_>, deadline: Duration) -> Result<T> {
@@ -295,19 +315,10 @@ impl Client {
         path: String,
         session: Option<&SessionKey>,
     ) -> Result<EventStream<T>> {
-        let ask = request(operation, Method::GET, path, session);
+        let ask = self.request(operation, Method::GET, path, session);
         let (body, connection) = self.connection.stream(&ask, self.deadline).await?;
         Ok(EventStream::new(body, connection))
     }
-}
-
-fn request<'a>(
-    operation: &'static str,
-    method: Method,
-    path: String,
-    session: Option<&'a SessionKey>,
-) -> Ask<'a> {
-    Ask { operation, method, path, session, body: Bytes::new(), content_type: "application/json" }
 }
 
 /// Makes the path of a route that holds names. An empty name would name another route.

@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use althing_core::info::ErrorInfo;
-use althing_core::{Result, Secret, limits};
+use althing_core::{Error, Kind, Result, Secret, limits};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -19,7 +19,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::wire::{EVENT_STREAM, SESSION_HEADER, SessionKey};
+use crate::wire::{BACKEND_HEADER, EVENT_STREAM, SESSION_HEADER, SessionKey};
 use crate::{Address, failure};
 
 /// One request, before it is sent.
@@ -28,6 +28,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) session: Option<&'a SessionKey>,
+    pub(crate) backend: Option<&'a str>,
     pub(crate) body: Bytes,
     pub(crate) content_type: &'static str,
 }
@@ -50,6 +51,12 @@ struct Dialled {
 /// Ends the task that drives a connection, and with it the connection, when dropped.
 #[derive(Debug)]
 pub(crate) struct Task(AbortHandle);
+
+impl Task {
+    pub(crate) fn new(task: AbortHandle) -> Self {
+        Task(task)
+    }
+}
 
 impl Drop for Task {
     fn drop(&mut self) {
@@ -128,6 +135,10 @@ impl Connection {
         match &self.address {
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(unreachable)?;
+                // Elsewhere whoever may open the socket may ask, as an operator in its group does.
+                if self.address.is_open_to_anybody() {
+                    check_host(operation, &self.address, &stream)?;
+                }
                 self.greet(operation, TokioIo::new(stream)).await
             }
             Address::Tcp(authority) => {
@@ -168,11 +179,17 @@ impl Connection {
         if let Some(session) = ask.session {
             request = request.header(SESSION_HEADER, session.to_header());
         }
-        // Only the token and the session's secret come from outside unescaped.
+        if let Some(backend) = ask.backend {
+            request = request.header(BACKEND_HEADER, backend);
+        }
+        // Only the token, the session's secret and the backend's name come from outside unescaped.
         request.body(Full::new(ask.body.clone())).map_err(|error| {
-            use althing_core::{Error, Kind};
-            Error::new(Kind::Invalid, ask.operation, "the token or the secret holds what no header may hold")
-                .because(error)
+            Error::new(
+                Kind::Invalid,
+                ask.operation,
+                "the token, the secret or the backend's name holds what no header may hold",
+            )
+            .because(error)
         })
     }
 
@@ -189,5 +206,37 @@ impl Connection {
             Ok(info) => Err(failure::told(operation, &info)),
             Err(_) => Err(failure::stranger(operation, &self.address, status)),
         }
+    }
+}
+
+/// Makes sure that root or our own user answers at a socket: somebody else may have made it first and only pose as a
+/// host. Root may ask anybody's. Fails with `Denied`; the kernel tells who listens.
+pub(crate) fn check_host(operation: &'static str, address: &Address, stream: &UnixStream) -> Result<()> {
+    let peer = stream.peer_cred().map_err(|error| failure::unreachable(operation, address, error))?;
+    let own = rustix::process::geteuid().as_raw();
+    if is_trusted(peer.uid(), own) {
+        return Ok(());
+    }
+    let message =
+        format!("uid {} answers at {address}, which is neither root nor our own uid {own}", peer.uid());
+    Err(Error::new(Kind::Denied, operation, message).advise(
+        "It may only pose as a host: have its socket removed and start one as this user or as root, or name another",
+    ))
+}
+
+fn is_trusted(host: u32, own: u32) -> bool {
+    own == 0 || host == 0 || host == own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_roots_and_our_own_host_are_believed_unless_we_are_root() {
+        assert!(is_trusted(1000, 1000));
+        assert!(is_trusted(0, 1000));
+        assert!(is_trusted(1001, 0));
+        assert!(!is_trusted(1001, 1000));
     }
 }

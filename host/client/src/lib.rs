@@ -10,6 +10,7 @@ mod events;
 mod failure;
 mod held;
 mod membership;
+pub mod waist;
 pub mod wire;
 
 pub use address::{Address, default_socket};

@@ -1,11 +1,14 @@
 //! What travels between client and host besides the values of [`althing_core::info`].
 
-use althing_core::{Digest, Revision, Secret};
+use althing_core::{Digest, Requirement, Revision, Secret};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
 /// The header by which a request shows that a session is its own: the session's id, a dot and its secret.
 pub const SESSION_HEADER: &str = "althing-session";
+
+/// The header that names the backend a request is for. Needed where a host has several and none is called `default`.
+pub const BACKEND_HEADER: &str = "althing-backend";
 
 /// What the path of every route begins with, except `/healthz` and `/metrics`.
 pub const BASE: &str = "/v1";
@@ -42,6 +45,9 @@ impl SessionKey {
 pub struct GroupAsk {
     /// Its name.
     pub name: String,
+    /// What the backend must promise, now and to whoever joins.
+    #[serde(default)]
+    pub require: Requirement,
 }
 
 /// Confirms that a leader stopped.
@@ -98,6 +104,16 @@ pub struct CallQuery {
     /// Wait for the answer for so many milliseconds; 30 000 where it is left out.
     #[serde(default)]
     pub timeout_ms: Option<u64>,
+}
+
+/// Which part of a backend the waist is spoken to, as a query.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct WaistQuery {
+    /// The part of the host's namespace that bears this name; the host's own namespace where it is left out.
+    #[serde(default)]
+    pub namespace: Option<String>,
 }
 
 /// What stays as it is in a name that takes a place in a path.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::{Capability, Committed, Delta, Key, Page, Record, Result, Revision, SessionId, Txn};
 
@@ -60,7 +61,7 @@ pub trait Watch: Send + fmt::Debug {
 }
 
 /// A session as the store granted it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// Its name.
     pub id: SessionId,
@@ -69,7 +70,7 @@ pub struct Session {
 }
 
 /// What a renewal granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// The shortest time for which the store keeps the session after this renewal was *sent*.
     pub min: Duration,

@@ -122,6 +122,15 @@ impl Error {
         self
     }
 
+    /// Tells each value of the context anew: `tell` is given its name and what it was.
+    #[must_use]
+    pub fn map_context(mut self, tell: impl Fn(&str, String) -> String) -> Self {
+        for (name, value) in &mut self.0.context {
+            *value = tell(name, std::mem::take(value));
+        }
+        self
+    }
+
     /// Adds what the reader can do about it.
     #[must_use]
     pub fn advise(mut self, advice: impl Into<String>) -> Self {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cause, Digest, Revision, SessionId, Verdict};
+use crate::{Capability, Cause, Digest, Requirement, Revision, SessionId, Verdict};
 
 pub use behaviour::{BehaviourAsk, BehaviourCall, BehaviourInfo, BehaviourOutcome, BehaviourSummary};
 
@@ -22,6 +22,9 @@ pub struct GroupInfo {
     pub members: Vec<MemberInfo>,
     /// Who leads.
     pub leader: Option<LeaderInfo>,
+    /// What its backend must promise.
+    #[serde(default)]
+    pub require: Requirement,
     /// The rule that decides; `None` is the native rule: the oldest leads.
     pub binding: Option<BindingInfo>,
     /// Rises with every activation and rollback; 0 before the first.
@@ -124,6 +127,8 @@ pub struct HostInfo {
     pub id: String,
     /// Its name, for people.
     pub name: String,
+    /// By which name it knows the backend that is asked about.
+    pub backend: String,
     /// Names this run of the host.
     pub incarnation: String,
     /// Its session in the backend, while it has one.
@@ -138,8 +143,18 @@ pub struct HostInfo {
     pub members: usize,
 }
 
-/// What is known of a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A backend of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct BackendInfo {
+    /// The name by which the host knows it.
+    pub name: String,
+    /// What it promises, as it is configured.
+    pub capability: Capability,
+}
+
+/// What is known of a lease, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
@@ -493,6 +508,9 @@ pub struct JoinAsk {
     /// Create the group if there is none.
     #[serde(default)]
     pub create: bool,
+    /// What the backend must promise, else the member is refused; of a group made for it, every later member too.
+    #[serde(default)]
+    pub require: Requirement,
 }
 
 /// A member that joined.

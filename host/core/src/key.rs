@@ -47,6 +47,25 @@ impl Key {
         &self.0
     }
 
+    /// Makes the key whose bytes are these and then those of `rest`.
+    pub fn followed_by(&self, rest: &Key) -> Self {
+        Key([self.as_bytes(), rest.as_bytes()].concat().into())
+    }
+
+    /// Returns what follows `prefix` in this key, or `None` where it does not begin with it.
+    pub fn after(&self, prefix: &Key) -> Option<Self> {
+        self.starts_with(prefix).then(|| Key(self.0.slice(prefix.0.len()..)))
+    }
+
+    /// Returns the first key after all that begin with this one: its last byte that can rise, raised. `None` where all keys
+    /// that follow begin with it.
+    pub fn end(&self) -> Option<Self> {
+        let last = self.0.iter().rposition(|byte| *byte != u8::MAX)?;
+        let mut bytes = self.0[..=last].to_vec();
+        bytes[last] += 1;
+        Some(Key(bytes.into()))
+    }
+
     /// Tells whether this key begins with `prefix`.
     pub fn starts_with(&self, prefix: &Key) -> bool {
         self.0.starts_with(&prefix.0)
@@ -120,5 +139,18 @@ mod tests {
             }
         }
         assert_ne!(Key::path(["a/b"]), Key::path(["a", "b"]));
+    }
+
+    #[track_caller]
+    fn check_end(prefix: &[u8], expected: Option<&[u8]>) {
+        assert_eq!(Key::new(prefix.to_vec()).end(), expected.map(|end| Key::new(end.to_vec())));
+    }
+
+    #[test]
+    fn a_range_ends_before_the_first_key_that_does_not_begin_with_the_prefix() {
+        check_end(b"", None);
+        check_end(b"a/", Some(b"a0"));
+        check_end(b"a\xff", Some(b"b"));
+        check_end(b"\xff\xff", None);
     }
 }

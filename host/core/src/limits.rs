@@ -193,6 +193,10 @@ pub const BEHAVIOUR_PAUSE_MIN: Duration = Duration::from_millis(100);
 /// How long after the deadline of its request a call of a behaviour is dropped.
 pub const BEHAVIOUR_GRACE: Duration = Duration::from_secs(5);
 
+/// The most backends one host has.
+pub const BACKENDS_MAX: usize = 16;
+/// The longest name of one of them, in bytes.
+pub const BACKEND_NAME_BYTES_MAX: usize = 32;
 /// Requests a host answers at once; further ones are refused.
 pub const REQUESTS_MAX: usize = 4096;
 /// Connections a host keeps open at once.
@@ -216,6 +220,19 @@ pub const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// How many decisions are shown where nobody says how many.
 pub const DECISIONS_SHOWN_DEFAULT: usize = 20;
 
+/// Connections by which processes of the machine reach the backend through a host, among all its connections.
+pub const WAIST_CONNECTIONS_MAX: usize = 1024;
+/// Calls that one such connection has under way at once; further ones wait.
+pub const WAIST_CALLS_MAX: usize = 256;
+/// Bytes of requests and answers that one such connection has under way at once.
+pub const WAIST_BYTES_MAX: usize = WAIST_FRAME_BYTES_MAX + (16 << 20);
+/// The largest message on such a connection, in bytes: a transaction of as many keys and bytes as there may be.
+pub const WAIST_FRAME_BYTES_MAX: usize = TXN_KEYS_MAX as usize * (VALUE_BYTES_MAX + 2 * KEY_BYTES_MAX + 1024);
+/// Sessions that one such connection holds.
+pub const WAIST_SESSIONS_MAX: usize = 1024;
+/// The longest name of a part of a namespace that is a namespace of its own, in bytes. It is put before each key.
+pub const SCOPE_BYTES_MAX: usize = 255;
+
 const _: () = assert!(CHUNK_BYTES < VALUE_BYTES_MAX);
 const _: () = assert!(METADATA_BYTES_MAX * 4 < VALUE_BYTES_MAX);
 const _: () = assert!(NAME_BYTES_MAX * 2 * 3 < KEY_BYTES_MAX);
@@ -232,3 +249,8 @@ const _: () =
 const _: () = assert!(BEHAVIOUR_PREFIX_BYTES_MAX < BEHAVIOUR_KEY_BYTES_MAX);
 const _: () = assert!(BEHAVIOUR_VALUE_BYTES_MAX * 2 < VALUE_BYTES_MAX);
 const _: () = assert!(BEHAVIOUR_ANSWER_BYTES_MAX < GUEST_HOSTCALL_FUEL);
+const _: () = assert!(WAIST_CONNECTIONS_MAX < CONNECTIONS_MAX);
+const _: () =
+    assert!(PAGE_BYTES_MAX + PAGE_RECORDS_MAX as usize * (KEY_BYTES_MAX + 1024) < WAIST_BYTES_MAX / 4);
+// Below the scope of the longest name, two names still fit a key, however all three are escaped.
+const _: () = assert!((SCOPE_BYTES_MAX + NAME_BYTES_MAX * 2) * 3 + 64 < KEY_BYTES_MAX);

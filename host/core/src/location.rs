@@ -9,8 +9,8 @@ use crate::{Error, Kind, Result, Secret};
 
 /// A backend URL: `scheme://user:password@host:port,host:port/path?option=value`, or `scheme:` alone.
 ///
-/// Never prints its password.
-#[derive(Clone, Debug)]
+/// Never prints its passwords, nor any other option.
+#[derive(Clone)]
 pub struct Location {
     /// What is before the first colon; tells which driver.
     pub scheme: String,
@@ -127,6 +127,12 @@ impl fmt::Display for Location {
     }
 }
 
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Location({self})")
+    }
+}
+
 /// Reads a time written as a number with `ms`, `s`, `m` or `h`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
@@ -148,10 +154,20 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 }
 
 fn without_password(url: &str) -> String {
-    match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
-        Some((scheme, (_, rest))) => format!("{scheme}://***@{rest}"),
-        None => url.to_owned(),
+    let (rest, query) = url.split_once('?').unwrap_or((url, ""));
+    let mut shown =
+        match rest.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
+            Some((scheme, (_, rest))) => format!("{scheme}://***@{rest}"),
+            None => rest.to_owned(),
+        };
+    for (place, pair) in query.split('&').enumerate().filter(|(_, pair)| !pair.is_empty()) {
+        shown.push(if place == 0 { '?' } else { '&' });
+        shown += match pair.split_once('=') {
+            Some((name, _)) if name.ends_with("password") => "a password",
+            _ => pair,
+        };
     }
+    shown
 }
 
 fn decode(text: &str) -> Option<String> {
@@ -216,6 +232,8 @@ mod tests {
         assert_eq!((location.path.as_str(), location.namespace()), ("3", "n"));
         assert_eq!(location.duration("timeout").unwrap(), Some(Duration::from_millis(500)));
         assert_eq!(location.to_string(), "redis://me@a:1,b:2/3");
+        let secret: Location = "redis://h/?sentinel_password=hunter2".parse().unwrap();
+        assert_eq!(format!("{secret:?}"), "Location(redis://h/)");
         let memory: Location = "memory:".parse().unwrap();
         assert_eq!((memory.scheme.as_str(), memory.namespace()), ("memory", "althing"));
     }
@@ -226,6 +244,7 @@ mod tests {
         check_refused("redis://h/?colour=red", "Options of redis: namespace timeout tls-ca");
         check_refused("redis://h/?timeout=soon", "not a time");
         check_refused("redis://x:hunter2@h/?timeout", "an option without =");
+        check_refused("redis://h/%zz?sentinel_password=hunter2", "a broken %-escape");
         check_refused("redis", "no scheme");
         check_refused("redis://h/%zz", "a broken %-escape");
     }

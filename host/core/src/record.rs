@@ -122,7 +122,7 @@ pub struct Stamp {
 }
 
 /// A named value, the session that owns it, and its stamp.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Its name.
     pub key: Key,
@@ -135,7 +135,8 @@ pub struct Record {
 }
 
 /// What must hold for a transaction to be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Guard {
     /// No record has this key.
     Absent(Key),
@@ -161,7 +162,8 @@ impl Guard {
 }
 
 /// One change of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Write {
     /// Makes or replaces a record.
     Put {
@@ -186,7 +188,7 @@ impl Write {
 }
 
 /// Guards and the writes that happen together when all of them hold. A key is written at most once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Txn {
     /// All must hold.
     pub guards: Vec<Guard>,
@@ -230,7 +232,7 @@ impl Txn {
 }
 
 /// A transaction that was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Committed {
     /// The revision at which all writes happened.
     pub revision: Revision,
@@ -240,7 +242,7 @@ pub struct Committed {
 }
 
 /// One page of a listing, in the order of the keys' bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
     /// The records.
     pub records: Vec<Record>,
@@ -264,7 +266,8 @@ pub enum Cause {
 }
 
 /// What happened to one record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Change {
     /// It was made or written.
     Put(Record),
@@ -300,7 +303,8 @@ impl Change {
 }
 
 /// What a watch yields.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Delta {
     /// Everything that changed in commits after the last delta, up to `revision`, in order.
     Changes {

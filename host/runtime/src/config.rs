@@ -7,11 +7,15 @@ use std::time::Duration;
 use althing_core::{Chance, Clock, OsChance, SystemClock, limits};
 use althing_engine::PublicKey;
 
+use crate::DEFAULT_BACKEND;
+
 /// What a runtime is started with.
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
     /// The host's name, for people.
     pub name: String,
+    /// The name of the backend, for a process that has several.
+    pub backend: String,
     /// The lease to ask of the backend.
     pub lease: Duration,
     /// Where the host's identity, its decisions and a cache of bundles are kept.
@@ -35,6 +39,7 @@ impl RuntimeConfig {
     pub fn new(io: tokio::runtime::Handle) -> Self {
         RuntimeConfig {
             name: "host".into(),
+            backend: DEFAULT_BACKEND.into(),
             lease: limits::LEASE_DEFAULT,
             state: None,
             trusted: Vec::new(),

@@ -3,6 +3,7 @@
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use althing_core::{Chance, Error, Kind, Result, SessionId};
 use serde::{Deserialize, Serialize};
@@ -16,10 +17,12 @@ pub(crate) struct Identity {
     pub name: String,
     /// Names this run.
     pub incarnation: String,
-    file: Option<PathBuf>,
-    /// Held as long as the host runs: two hosts with one identity would end each other's sessions.
-    _lock: Option<File>,
+    kept: Option<(PathBuf, Mutex<Option<Lock>>)>,
 }
+
+/// The lock of the state directory, held as long as the host runs: two hosts with one identity would end each other's
+/// sessions.
+type Lock = File;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,21 +39,34 @@ impl Identity {
         state: Option<&Path>,
         chance: &dyn Chance,
     ) -> Result<(Identity, Vec<SessionId>)> {
-        let lock = state.map(take).transpose()?;
-        let file = state.map(|state| state.join("host.json"));
-        let kept = match &file {
-            Some(file) if file.exists() => read(file)?,
+        let kept = match state {
+            Some(state) => Some((state.join("host.json"), Mutex::new(Some(take(state)?)))),
+            None => None,
+        };
+        let Kept { id, sessions } = match &kept {
+            Some((file, _)) if file.exists() => read(file)?,
             _ => Kept { id: format!("{:016x}", chance.bits() as u64), sessions: Vec::new() },
         };
         let incarnation = format!("{:032x}", chance.bits());
-        let identity = Identity { id: kept.id, name: name.to_owned(), incarnation, file, _lock: lock };
-        identity.keep(&kept.sessions)?;
-        Ok((identity, kept.sessions))
+        let identity = Identity { id, name: name.to_owned(), incarnation, kept };
+        identity.keep(&sessions)?;
+        Ok((identity, sessions))
+    }
+
+    /// Leaves the state directory to another host. Nothing is written there any more.
+    pub(crate) fn leave(&self) {
+        if let Some((_, lock)) = &self.kept {
+            drop(lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
     }
 
     /// Writes down the sessions that a later run must end.
     pub(crate) fn keep(&self, sessions: &[SessionId]) -> Result<()> {
-        let Some(file) = &self.file else { return Ok(()) };
+        let Some((file, lock)) = &self.kept else { return Ok(()) };
+        let lock = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_none() {
+            return Ok(());
+        }
         let kept = Kept { id: self.id.clone(), sessions: sessions.to_vec() };
         let text = serde_json::to_vec(&kept).map_err(|error| wrong(file, "cannot be written", error))?;
         let fresh = file.with_extension("new");
@@ -60,7 +76,7 @@ impl Identity {
 }
 
 /// Makes the state directory, readable by nobody else, and takes it for this process.
-fn take(state: &Path) -> Result<File> {
+fn take(state: &Path) -> Result<Lock> {
     let file = state.join("lock");
     let made = DirBuilder::new().recursive(true).mode(0o700).create(state);
     let lock = made.and_then(|()| File::options().create(true).append(true).open(&file));
@@ -103,7 +119,8 @@ mod tests {
         first.keep(&[SessionId(7)]).unwrap();
         assert_eq!(load().unwrap_err().kind(), Kind::Busy);
         let id = first.id.clone();
-        drop(first);
+        first.leave();
+        first.keep(&[]).unwrap();
         let (again, former) = load().unwrap();
         assert_eq!((again.id, former), (id, vec![SessionId(7)]));
     }

@@ -17,7 +17,7 @@
 use std::collections::BTreeMap;
 
 use althing_core::info::{BindingInfo, PolicyVersion};
-use althing_core::{Digest, Error, Key, Kind, Record, Result, Revision, SessionId};
+use althing_core::{Digest, Error, Key, Kind, Record, Requirement, Result, Revision, SessionId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,9 @@ pub(crate) struct GroupRecord {
     /// It is being deleted; nobody joins.
     #[serde(default)]
     pub closing: bool,
+    /// What the backend must promise whoever joins.
+    #[serde(default)]
+    pub require: Requirement,
     #[serde(flatten)]
     pub bound: Bound,
     #[serde(default)]
@@ -297,11 +300,12 @@ impl HostRecord {
 }
 
 impl GroupRecord {
-    pub(crate) fn new(nonce: String) -> Self {
+    pub(crate) fn new(nonce: String, require: Requirement) -> Self {
         GroupRecord {
             layout: LAYOUT,
             nonce,
             closing: false,
+            require,
             bound: Bound::default(),
             leader: None,
             moves: 0,

@@ -9,6 +9,7 @@ mod admit;
 mod anchor;
 mod apply;
 mod audit;
+mod backends;
 mod config;
 mod decide;
 mod envelope;
@@ -41,6 +42,7 @@ use crate::recipes::policy::Jobs;
 use crate::sessions::{Left, Sessions};
 use crate::shelf::Shelf;
 
+pub use crate::backends::{Backends, DEFAULT_BACKEND};
 pub use crate::config::{RuntimeConfig, Tuning};
 pub use crate::decide::native;
 pub use crate::recipes::group::GroupStream;
@@ -125,6 +127,7 @@ impl Runtime {
         {
             tracing::warn!(%error, "the host's session is not closed: what it owned goes when its lease ends");
         }
+        self.0.identity.leave();
     }
 
     /// Ends the host's tasks and nothing else: what it owns in the backend goes when its lease ends.
@@ -133,11 +136,22 @@ impl Runtime {
         self.0.anchor.give_up();
         self.0.sessions.stand(Standing::Lost);
         self.0.sessions.remove_all("the host was dropped");
+        self.0.identity.leave();
+    }
+
+    /// Returns the name by which this process knows the backend.
+    pub fn backend(&self) -> &str {
+        &self.0.config.backend
     }
 
     /// Returns what the backend promises.
     pub fn capability(&self) -> Capability {
         self.0.driver.capability()
+    }
+
+    /// Returns the backend below this host, with the layers that retry and bound. What is written there is not checked.
+    pub fn driver(&self) -> Arc<dyn Driver> {
+        self.0.driver.clone()
     }
 
     /// Returns who and how this host is.
@@ -147,6 +161,7 @@ impl Runtime {
         HostInfo {
             id: self.0.identity.id.clone(),
             name: self.0.identity.name.clone(),
+            backend: self.0.config.backend.clone(),
             incarnation: self.0.identity.incarnation.clone(),
             session: state.session,
             standing: state.standing,

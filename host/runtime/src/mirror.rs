@@ -382,6 +382,7 @@ impl Fleet {
             revision: self.revision.max(group.version),
             members: group.by_seniority().into_iter().map(|member| member.info()).collect(),
             leader: group.leading(),
+            require: record.require,
             binding: record.bound.binding.clone(),
             epoch: record.bound.epoch,
             hosts: self.host_views(Seat::Group(name), record.bound.epoch),
@@ -482,12 +483,14 @@ fn host_view(id: &str, host: &HostRecord, seat: Seat<'_>, epoch: u64) -> HostVie
 
 #[cfg(test)]
 mod tests {
+    use althing_core::Requirement;
+
     use super::*;
     use crate::layout::{encode, group_key};
 
     fn resync(revision: u64) -> Delta {
         let (key, stamp) = (group_key("web"), Stamp { created: Revision(3), modified: Revision(3) });
-        let value = encode(&GroupRecord::new("n".into())).into();
+        let value = encode(&GroupRecord::new("n".into(), Requirement::NONE)).into();
         Delta::Resync {
             records: vec![Record { key, value, session: None, stamp }],
             revision: Revision(revision),

@@ -22,6 +22,7 @@ use tower::ServiceExt;
 use crate::admit::{Peer, principal};
 use crate::answer::Failure;
 use crate::listen::{TcpDoor, UnixDoor};
+use crate::waist::{Seat, Waist};
 
 /// How long to wait after a connection could not be accepted, which is mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -34,6 +35,7 @@ pub(crate) struct Surface {
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) open: TaskTracker,
     pub(crate) ending: CancellationToken,
+    pub(crate) waist: Waist,
 }
 
 impl Surface {
@@ -86,17 +88,19 @@ impl Surface {
     }
 
     /// Answers the requests of one connection until it closes or the host ends.
-    async fn converse<S>(self, stream: S, peer: Peer, _permit: OwnedSemaphorePermit)
+    async fn converse<S>(self, stream: S, peer: Peer, permit: OwnedSemaphorePermit)
     where
         S: Read + Write + Unpin + Send + 'static,
     {
-        let service = service_fn(|request| self.answer(&peer, request));
+        let seat = Seat::new(self.waist.clone(), self.open.clone(), permit);
+        let service = service_fn(|request| self.answer(&peer, &seat, request));
         // Half-closed connections stay off: the end of what a client sends is the end of the client, which
         // is how the death of one is seen while an event stream goes to it.
         let conversation = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits::REQUEST_HEAD_DEADLINE)
-            .serve_connection(stream, service);
+            .serve_connection(stream, service)
+            .with_upgrades();
         tokio::pin!(conversation);
         let outcome = tokio::select! {
             outcome = conversation.as_mut() => outcome,
@@ -113,6 +117,7 @@ impl Surface {
     async fn answer(
         &self,
         peer: &Peer,
+        seat: &Seat,
         request: Request<Incoming>,
     ) -> Result<Response, std::convert::Infallible> {
         let Ok(_permit) = self.requests.try_acquire() else {
@@ -126,6 +131,7 @@ impl Surface {
             Ok(principal) => request.extensions_mut().insert(principal),
             Err(error) => return Ok(Failure(error).into_response()),
         };
+        request.extensions_mut().insert(seat.clone());
         self.router.clone().oneshot(request).await
     }
 }

@@ -9,6 +9,7 @@ mod openapi;
 mod routes;
 mod stream;
 mod token;
+mod waist;
 
 use std::fmt;
 use std::future::Future;
@@ -18,13 +19,14 @@ use std::sync::Arc;
 
 use althing_client::Address;
 use althing_core::{Result, limits};
-use althing_runtime::Runtime;
+use althing_runtime::Backends;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connections::Surface;
 use crate::listen::{TcpDoor, UnixDoor};
+use crate::waist::Waist;
 
 /// Where a host answers.
 #[derive(Clone)]
@@ -65,7 +67,7 @@ pub struct Server {
 impl Server {
     /// Opens the sockets. Fails with `Exists` where another host answers on the same socket, and with
     /// `Unsupported` where `listen` is not a loopback address. Nothing stays open after a failure.
-    pub async fn bind(config: ServerConfig, runtime: Runtime) -> Result<Server> {
+    pub async fn bind(config: ServerConfig, backends: impl Into<Backends>) -> Result<Server> {
         let tcp = match config.listen {
             Some(address) => Some(TcpDoor::open(address, &config.token_file).await?),
             None => None,
@@ -74,13 +76,15 @@ impl Server {
         let mut addresses = vec![Address::Unix(config.socket)];
         addresses.extend(tcp.iter().map(|tcp| Address::Tcp(tcp.address.to_string())));
         let ending = CancellationToken::new();
-        let state = routes::State { runtime, ending: ending.clone(), metrics: config.metrics };
+        let state =
+            routes::State { backends: backends.into(), ending: ending.clone(), metrics: config.metrics };
         let surface = Surface {
             router: routes::router(state),
             requests: Arc::new(Semaphore::new(limits::REQUESTS_MAX)),
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS_MAX)),
             open: TaskTracker::new(),
             ending,
+            waist: Waist::default(),
         };
         Ok(Server { unix, tcp, surface, addresses, token_file: config.token_file })
     }

@@ -119,6 +119,17 @@ impl Operation<'_> {
         self.with_session = true;
     }
 
+    /// Reads a header, which must be there or may be left out.
+    pub(crate) fn reads_header(&mut self, name: &str, required: bool, about: &str) {
+        self.parameters.push(json!({
+            "name": name,
+            "in": "header",
+            "required": required,
+            "description": about,
+            "schema": { "type": "string" },
+        }));
+    }
+
     /// Answers JSON.
     pub(crate) fn answers_json<T: JsonSchema>(&mut self, status: u16) {
         let schema = self.schemas.told.subschema_for::<T>();

@@ -234,6 +234,9 @@ async fn a_host_answers_what_the_document_says() {
     {
         document.ask(&host, ("get", path), &[], "", none.clone()).await;
     }
+    // Without a header that asks for the upgrade: what follows one is no HTTP.
+    let refused = document.ask(&host, ("post", "/v1/waist"), &[], "", none.clone()).await;
+    assert!(refused.status == 400 && refused.body.contains("althing-waist/1"), "{}", refused.body);
     let session = sessions_and_groups(&host, &mut document).await;
     policies(&host, &mut document).await;
     behaviours(&host, &mut document, &session).await;

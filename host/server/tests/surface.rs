@@ -8,7 +8,7 @@ use std::time::Duration;
 use althing_client::wire::SessionKey;
 use althing_client::{Address, Client, EventStream, Membership};
 use althing_core::info::{Event, JoinAsk, SessionAsk, SessionEvent, StoodDown};
-use althing_core::{Kind, Secret, limits};
+use althing_core::{Kind, Requirement, Secret, limits};
 use althing_server::{Server, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -78,13 +78,13 @@ async fn any_name_goes_through_a_path_unharmed() {
     let host = Host::start().await;
     let client = host.client();
     for name in ["web", "a/b", "..", "ü ☃", "?x=1#y", "%2F", "a\nb"] {
-        client.create_group(name).await.unwrap();
+        client.create_group(name, &Requirement::NONE).await.unwrap();
         assert_eq!(client.group(name).await.unwrap().name, name);
         client.delete_group(name).await.unwrap();
         assert_eq!(client.group(name).await.unwrap_err().kind(), Kind::NotFound);
     }
     assert_eq!(client.group("").await.unwrap_err().kind(), Kind::Invalid);
-    assert_eq!(client.create_group("").await.unwrap_err().kind(), Kind::Invalid);
+    assert_eq!(client.create_group("", &Requirement::NONE).await.unwrap_err().kind(), Kind::Invalid);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +131,7 @@ async fn a_port_opens_to_the_token_alone_and_never_to_a_web_page() {
 async fn a_client_that_is_gone_is_seen_at_once() {
     let host = Host::start().await;
     let client = host.client();
-    client.create_group("web").await.unwrap();
+    client.create_group("web", &Requirement::NONE).await.unwrap();
     let mut events = client.group_events("web").await.unwrap();
     let mut first = Membership::open(host.client(), None).await.unwrap();
     first.join("web", &member("a")).await.unwrap();
@@ -167,7 +167,7 @@ async fn a_leader_that_is_asked_to_stop_confirms_once_it_no_longer_is_held() {
 async fn a_host_that_ends_ends_its_streams_and_takes_its_socket_away() {
     let host = Host::start().await;
     let (client, socket) = (host.client(), host.socket());
-    client.create_group("web").await.unwrap();
+    client.create_group("web", &Requirement::NONE).await.unwrap();
     let mut events = client.group_events("web").await.unwrap();
     let mut membership = Membership::open(host.client(), None).await.unwrap();
     membership.join("web", &member("a")).await.unwrap();
@@ -208,7 +208,7 @@ async fn health_and_metrics_answer_outside_of_the_api() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_stream_says_that_the_host_lives() {
     let host = Host::start().await;
-    host.client().create_group("web").await.unwrap();
+    host.client().create_group("web", &Requirement::NONE).await.unwrap();
     let mut stream = UnixStream::connect(host.socket()).await.unwrap();
     stream.write_all(get("/v1/groups/web/events").as_bytes()).await.unwrap();
     let mut seen = String::new();
@@ -223,4 +223,23 @@ async fn a_silent_stream_says_that_the_host_lives() {
     timeout(limits::STREAM_BEAT * 3, beating).await.expect("no beat");
     assert!(seen.contains("content-type: text/event-stream"), "{seen}");
     assert!(seen.contains("data: {\"event\":\"snapshot\""), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_goes_to_the_backend_that_it_names() {
+    let host = Host::with(&["north", "south"]).await;
+    let (north, south) = (host.client().on("north"), host.client().on("south"));
+    let mut leader = Membership::open(south.clone(), None).await.unwrap();
+    leader.join("web", &member("a")).await.unwrap();
+    until_elected(&mut leader).await;
+    assert_eq!(south.group("web").await.unwrap().members.len(), 1);
+    assert_eq!(north.group("web").await.unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(north.host().await.unwrap().backend, "north");
+    let named: Vec<_> = north.drivers().await.unwrap().into_iter().map(|info| info.name).collect();
+    assert_eq!(named, ["north", "south"]);
+    Host::check(&host.ask(&get("/v1/groups")).await, "400", &["none is named", "north south"]);
+    let error = host.client().on("suoth").groups().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+    assert!(error.to_string().contains("Did you mean south?"), "{error}");
+    Host::check(&host.ask(&get("/healthz")).await, "200", &["held"]);
 }

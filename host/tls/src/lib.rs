@@ -1,4 +1,5 @@
-//! TLS to backends by rustls, with the one provider of the tree. No process-wide default is set or used.
+//! TLS to backends by rustls, with the one provider of the tree. No process-wide default is set or used, but for a client
+//! that knows no other way ([`provide`]).
 //!
 //! All URLs take the same options: `tls-ca`, a file of authorities to trust instead of the machine's; `tls-cert` and
 //! `tls-key`, the files by which the host shows who it is.
@@ -15,6 +16,19 @@ const OPTIONS: [&str; 3] = ["tls-ca", "tls-cert", "tls-key"];
 /// Returns an option that `location` has and that makes sense with TLS only.
 pub fn implied_by(location: &Location) -> Option<&'static str> {
     OPTIONS.into_iter().find(|name| location.option(name).is_some())
+}
+
+/// Tells whether `location` asks for TLS: by `tls=true`, or by an option that makes sense with it only. Fails with `Invalid`
+/// where it says anything else, or contradicts itself.
+pub fn wanted(location: &Location) -> Result<bool> {
+    let implied = implied_by(location).is_some();
+    match location.option("tls") {
+        None => Ok(implied),
+        Some("true") => Ok(true),
+        Some("false") if !implied => Ok(false),
+        Some("false") => Err(location.wrong("tls=false with a certificate").advise("Leave out tls=false")),
+        Some(other) => Err(location.wrong(format!("tls is {other:?}")).advise("Write tls=true or tls=false")),
+    }
 }
 
 /// Reads the certificates that `location` names; without `tls-ca`, the machine's. Fails with `Invalid`, and names the file,
@@ -46,20 +60,38 @@ pub fn server_name(location: &Location, host: &str) -> Result<ServerName<'static
     })
 }
 
-fn roots(location: &Location) -> Result<RootCertStore> {
+/// Reads the authorities that `location` names; without `tls-ca`, the machine's. For a client that makes its configuration
+/// itself. Fails with `Invalid`, and names the file, where one cannot be read or used.
+pub fn authorities(location: &Location) -> Result<Vec<CertificateDer<'static>>> {
     let mut roots = RootCertStore::empty();
-    if let Some(file) = location.option("tls-ca") {
-        for certificate in certificates(location, "tls-ca", file)? {
-            roots
-                .add(certificate)
-                .map_err(|error| location.wrong(format!("tls-ca {file} is not usable")).because(error))?;
+    let authorities = match location.option("tls-ca") {
+        Some(file) => {
+            let named = certificates(location, "tls-ca", file)?;
+            let unusable = |error| location.wrong(format!("tls-ca {file} is not usable")).because(error);
+            named.iter().try_for_each(|one| roots.add(one.clone())).map_err(unusable)?;
+            named
         }
-    } else {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    if roots.is_empty() {
+        // A machine may have some that nobody can read.
+        None => {
+            let found = rustls_native_certs::load_native_certs().certs.into_iter();
+            found.filter(|one| roots.add(one.clone()).is_ok()).collect()
+        }
+    };
+    if authorities.is_empty() {
         return Err(location.wrong("no certificate authority to trust").advise("Name a file with tls-ca"));
     }
+    Ok(authorities)
+}
+
+/// Makes our provider that of the process, if it has none yet: for a client that asks the process for it.
+pub fn provide() {
+    // Whoever was first is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+fn roots(location: &Location) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(authorities(location)?);
     Ok(roots)
 }
 
@@ -86,6 +118,15 @@ mod tests {
         check_refused("x://h/?tls-ca=/dev/null", "no certificate authority to trust");
         check_refused("x://h/?tls-cert=/a.pem", "tls-cert and tls-key need each other");
         check_refused("x://h/?tls-cert=/a.pem&tls-key=/dev/null", "tls-key /dev/null cannot be read");
+    }
+
+    #[test]
+    fn wants_what_is_said_or_implied() {
+        let wanted = |options: &str| wanted(&format!("x://h/?{options}").parse().unwrap());
+        assert!(!wanted("").unwrap() && !wanted("tls=false").unwrap());
+        assert!(wanted("tls=true").unwrap() && wanted("tls-ca=a.pem").unwrap());
+        assert!(wanted("tls=on").unwrap_err().to_string().contains("Write tls=true or tls=false"));
+        assert!(wanted("tls=false&tls-key=a").unwrap_err().to_string().contains("Leave out tls=false"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use althing_client::{Address, Client, EventStream};
 use althing_core::info::Event;
-use althing_core::{BootTime, Clock, SystemClock};
+use althing_core::{BootTime, Clock, Requirement, SystemClock};
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -43,7 +43,7 @@ async fn kills(url: &str, count: usize) -> Result<(Series, Series)> {
     let socket = folder.path().join("host.sock");
     let mut host = serve(url, &socket).await?;
     let client = Client::new(Address::Unix(socket.clone()));
-    client.create_group(GROUP).await?;
+    client.create_group(GROUP, &Requirement::NONE).await?;
     let mut fleet = Fleet {
         socket,
         events: client.group_events(GROUP).await?,

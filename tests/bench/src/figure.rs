@@ -6,6 +6,9 @@ use std::time::Duration;
 use althing_core::{Clock, SystemClock};
 use serde_json::{Value, json};
 
+/// Stands where nothing was measured.
+const NONE: &str = "–";
+
 /// How long something took, time after time.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Series(Vec<Duration>);
@@ -22,6 +25,16 @@ impl Series {
     /// Adds one time.
     pub(crate) fn add(&mut self, time: Duration) {
         self.0.push(time);
+    }
+
+    /// Adds all times of another series.
+    pub(crate) fn extend(&mut self, other: Series) {
+        self.0.extend(other.0);
+    }
+
+    /// Tells whether nothing was timed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Returns the time that this share of all stayed within.
@@ -42,7 +55,7 @@ pub(crate) enum Goal {
     Over(Duration, f64),
 }
 
-/// A figure beside its floor.
+/// A figure beside its floor. Where nothing was timed there, the floor's name says why.
 #[derive(Clone, Debug)]
 pub(crate) struct Figure {
     pub(crate) name: String,
@@ -59,6 +72,7 @@ pub(crate) struct Count {
     pub(crate) value: f64,
     pub(crate) unit: &'static str,
     pub(crate) floor_name: &'static str,
+    /// Not a number where there is none.
     pub(crate) floor: f64,
 }
 
@@ -97,7 +111,10 @@ impl Figure {
             Some((goal, true)) => format!("{goal}: met"),
             Some((goal, false)) => format!("{goal}: MISSED"),
         };
-        let time = |series: &Series, share| shown(series.within(share));
+        let time = |series: &Series, share| {
+            if series.is_empty() { NONE.to_owned() } else { shown(series.within(share)) }
+        };
+        let ratio = if self.floor.is_empty() { NONE.to_owned() } else { digits(self.ratio()) };
         [
             self.name.clone(),
             self.taken.0.len().to_string(),
@@ -106,7 +123,7 @@ impl Figure {
             self.floor_name.to_owned(),
             time(&self.floor, 0.5),
             time(&self.floor, 0.99),
-            digits(self.ratio()),
+            ratio,
             goal,
         ]
     }
@@ -114,13 +131,14 @@ impl Figure {
     fn json(&self) -> Value {
         let series = |series: &Series| json!({ "n": series.0.len(), "p50_us": micros(series.within(0.5)), "p99_us": micros(series.within(0.99)) });
         let judged = self.judged();
+        let floor = Some(&self.floor).filter(|floor| !floor.is_empty());
         json!({
             "name": self.name,
             "taken": series(&self.taken),
             "floor_name": self.floor_name,
-            "floor": series(&self.floor),
-            "ratio": self.ratio(),
-            "over_us": self.over(),
+            "floor": floor.map(series),
+            "ratio": floor.map(|_| self.ratio()),
+            "over_us": floor.map(|_| self.over()),
             "goal": judged.as_ref().map(|(goal, _)| goal),
             "met": judged.as_ref().map(|(_, met)| met),
         })
@@ -129,8 +147,10 @@ impl Figure {
 
 impl Count {
     fn row(&self) -> [String; 5] {
-        let number = |value: f64| {
-            if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+        let number = |value: f64| match value {
+            value if value.is_nan() => NONE.to_owned(),
+            value if value.fract() == 0.0 => format!("{value:.0}"),
+            value => format!("{value:.2}"),
         };
         let value = format!("{} {}", number(self.value), self.unit);
         [self.name.clone(), value, self.floor_name.to_owned(), number(self.floor), String::new()]
@@ -155,6 +175,13 @@ impl Report {
         if !right {
             self.wrong.push(what());
         }
+    }
+
+    /// Adds all of another report.
+    pub(crate) fn extend(&mut self, other: Report) {
+        self.figures.extend(other.figures);
+        self.counts.extend(other.counts);
+        self.wrong.extend(other.wrong);
     }
 
     /// Returns the outcomes that were wrong.
@@ -210,9 +237,9 @@ fn shown(time: Duration) -> String {
     format!("{} {unit}", digits(value))
 }
 
-/// Returns a number with three digits that count.
+/// Returns a number with three digits that count, at most four of them after the point.
 fn digits(value: f64) -> String {
-    let places = usize::from(value < 100.0) + usize::from(value < 10.0);
+    let places = [100.0, 10.0, 0.1, 0.01].iter().filter(|bound| value < **bound).count();
     format!("{value:.places$}")
 }
 
@@ -262,11 +289,23 @@ mod tests {
     }
 
     #[test]
+    fn a_figure_without_a_floor_shows_no_ratio() {
+        let mut alone = figure(5, 1, Goal::P99(Duration::from_micros(9)));
+        alone.floor = Series::default();
+        assert_eq!(alone.row()[5..8], ["–", "–", "–"]);
+        assert!(alone.json()["floor"].is_null() && alone.json()["ratio"].is_null());
+        let mut report = Report::default();
+        report.count(Count { name: "x".into(), value: 1.5, unit: "", floor_name: "y", floor: f64::NAN });
+        assert!(report.json()["counts"][0]["floor"].is_null() && report.table().contains("1.50   y      –"));
+    }
+
+    #[test]
     fn times_are_shown_with_three_digits() {
         let shown = |nanos| shown(Duration::from_nanos(nanos));
         assert_eq!(
             [shown(1_234), shown(12_345), shown(123_456), shown(1_234_567)],
             ["1.23 µs", "12.3 µs", "123 µs", "1.23 ms"]
         );
+        assert_eq!([digits(12.34), digits(0.0567), digits(0.00456)], ["12.3", "0.057", "0.0046"]);
     }
 }

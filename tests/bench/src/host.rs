@@ -4,13 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use althing::backends;
 use althing_core::info::{JoinAsk, SessionAsk};
-use althing_core::{
-    Clock, Driver, Error, Location, OsChance, Principal, Result, Secret, SystemClock, layers,
-};
-use althing_driver_memory::Memory;
-use althing_driver_redis::Redis;
-use althing_driver_zookeeper::ZooKeeper;
+use althing_core::{Clock, Driver, Location, OsChance, Principal, Result, Secret, SystemClock, layers};
 use althing_engine::{Bundle, Engine, EngineConfig};
 use althing_runtime::{Runtime, RuntimeConfig, SessionKey};
 use anyhow::{Context, ensure};
@@ -23,17 +19,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Connects to the backend of a URL on `io`, without layers.
 pub(crate) async fn connect(url: &str, io: &Handle) -> anyhow::Result<Arc<dyn Driver>> {
     let location: Location = url.parse()?;
-    let (clock, chance) = (Arc::new(SystemClock), Arc::new(OsChance));
-    if location.scheme == "memory" {
-        return Ok(Arc::new(Memory::connect(&location, clock, chance)?));
-    }
-    let connecting = async move {
-        Ok::<Arc<dyn Driver>, Error>(match location.scheme.as_str() {
-            "redis" => Arc::new(Redis::connect(&location, clock, chance).await?),
-            _ => Arc::new(ZooKeeper::connect(&location, clock, chance).await?),
-        })
-    };
-    Ok(io.spawn(connecting).await??)
+    Ok(io.spawn(backends::connect(location, Arc::new(SystemClock), Arc::new(OsChance))).await??)
 }
 
 /// Wraps a driver as a host does.
@@ -60,8 +46,8 @@ pub(crate) async fn join(host: &Runtime, session: &SessionKey, group: &str, inde
     let ask = JoinAsk {
         id: format!("member-{index}"),
         metadata: metadata.into_iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect(),
-        resume: None,
         create: true,
+        ..JoinAsk::default()
     };
     host.join(session, group, ask).await.map(drop)
 }

@@ -2,6 +2,8 @@
 //!
 //! `cargo xtask bench` builds what this needs and runs it. No time fails it; a wrong outcome does: a decision that
 //! failed or was made by a retired rule, a heartbeat of more than one request, a death that nobody was told of.
+//!
+//! With `--backend` it measures each backend of the list instead, beside Tooz on the same server: `backends.rs`.
 
 #![allow(
     clippy::print_stdout,
@@ -9,6 +11,7 @@
     reason = "this command speaks to the person who typed it"
 )]
 
+mod backends;
 mod change;
 mod commit;
 mod death;
@@ -18,18 +21,23 @@ mod heartbeat;
 mod host;
 mod raw;
 mod replay;
+mod rounds;
 mod swap;
+mod tooz;
+mod trips;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use althing_test_servers::{Ensemble, Redis, RedisOptions, ZooKeeper, ZooKeeperOptions};
+use althing_test_servers::{Backend, Ensemble, Redis, RedisOptions, ZooKeeper, ZooKeeperOptions};
 use anyhow::{Context, Result, bail};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::figure::Report;
 
-const USAGE: &str = "althing-bench [--quick] [--json] [--only death|decision|commit|change|heartbeat|swap]";
+const USAGE: &str = "althing-bench [--quick] [--json] [--only death|decision|commit|change|heartbeat|swap]
+       althing-bench [--quick] [--json] [--only lock|join|members|change|watch] --backend all|NAME,NAME [--tooz PYTHON]";
 
 /// What a measurement works with.
 struct Bench {
@@ -69,6 +77,10 @@ struct Args {
     quick: bool,
     json: bool,
     only: Option<String>,
+    /// Measures these, and not ours alone.
+    backends: Option<Vec<Backend>>,
+    /// A Python that has Tooz.
+    tooz: Option<PathBuf>,
 }
 
 impl Args {
@@ -79,10 +91,15 @@ impl Args {
                 "--quick" => args.quick = true,
                 "--json" => args.json = true,
                 "--only" => args.only = Some(words.next().context("--only needs a name")?),
+                "--backend" => {
+                    args.backends = Some(backends::named(&words.next().context("--backend needs a name")?)?);
+                }
+                "--tooz" => args.tooz = Some(words.next().context("--tooz needs a Python")?.into()),
                 _ => bail!("unknown argument {word:?}; usage: {USAGE}"),
             }
         }
-        if let Some(only) = args.only.as_deref().filter(|only| !NAMES.contains(only)) {
+        let names = if args.backends.is_some() { &backends::NAMES[..] } else { &NAMES[..] };
+        if let Some(only) = args.only.as_deref().filter(|only| !names.contains(only)) {
             bail!("nothing is called {only:?}; usage: {USAGE}");
         }
         Ok(args)
@@ -92,6 +109,18 @@ impl Args {
 const NAMES: [&str; 6] = ["decision", "commit", "change", "swap", "heartbeat", "death"];
 
 async fn measure(args: Args) -> Result<Report> {
+    let io = Builder::new_multi_thread().worker_threads(2).thread_name("bench-io").enable_all().build()?;
+    if let Some(backends) = args.backends {
+        let rounds = if args.quick { 100 } else { 1000 };
+        let plan = backends::Plan { backends, rounds, only: args.only, python: args.tooz };
+        let report = backends::measure(plan, io.handle()).await;
+        io.shutdown_background();
+        return Ok(report);
+    }
+    measure_ours(args, io).await
+}
+
+async fn measure_ours(args: Args, io: Runtime) -> Result<Report> {
     let redis = Redis::start(RedisOptions::default()).await;
     if redis.is_none() {
         eprintln!("bench: redis-server is not installed, so its figures are missing");
@@ -102,7 +131,6 @@ async fn measure(args: Args) -> Result<Report> {
     if zookeeper.is_none() {
         eprintln!("bench: zookeeper is not installed, so its figures are missing");
     }
-    let io = Builder::new_multi_thread().worker_threads(2).thread_name("bench-io").enable_all().build()?;
     let bench = Bench { quick: args.quick, io, redis, zookeeper };
     let mut report = Report::default();
     for name in NAMES.into_iter().filter(|name| args.only.as_deref().is_none_or(|only| only == *name)) {
@@ -126,7 +154,12 @@ fn run() -> Result<bool> {
     let json = args.json;
     // As a task: the thread that blocks on a runtime is none of its workers, and waking it costs more.
     let runtime = Runtime::new()?;
-    let report = runtime.block_on(async { tokio::spawn(measure(args)).await })??;
+    let report = runtime.block_on(async {
+        tokio::select! {
+            report = tokio::spawn(measure(args)) => report?,
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        }
+    })?;
     if json {
         println!("{}", report.json())
     } else {

@@ -9,6 +9,7 @@ use redis::aio::{MultiplexedConnection, PubSubStream};
 use zookeeper_client::{Acls, AddWatchMode, Client, CreateMode, CreateOptions, PersistentWatcher};
 
 use crate::host::PATIENCE;
+use crate::rounds::{Round, timed};
 
 const VALUE: [u8; 100] = [b'x'; 100];
 const CHANNEL: &str = "{bench}:raw";
@@ -99,5 +100,56 @@ impl ZooKeeperMulti {
     /// The least a durable write costs: one node, no transaction.
     pub(crate) async fn set(&self) -> Result<()> {
         Ok(self.0.set_data("/raw-commit/record", &VALUE, None).await.map(drop)?)
+    }
+}
+
+/// A key made where there is none, and removed again: the least that a lock which nobody else wants can cost.
+pub(crate) enum FreeLock {
+    Redis(MultiplexedConnection),
+    ZooKeeper(Client),
+}
+
+impl FreeLock {
+    /// Connects to the servers of a backend's URL; `None` where the raw client was not taught this.
+    pub(crate) async fn of(url: &str) -> Result<Option<FreeLock>> {
+        let location: Location = url.parse()?;
+        Ok(Some(match location.scheme.as_str() {
+            "redis" => {
+                let client = redis::Client::open(format!("redis://{}/0", servers(url)?))?;
+                FreeLock::Redis(client.get_multiplexed_async_connection().await?)
+            }
+            "zookeeper" => FreeLock::ZooKeeper(zookeeper(&servers(url)?).await?),
+            _ => return Ok(None),
+        }))
+    }
+
+    async fn take_and_release(&mut self) -> Result<()> {
+        match self {
+            FreeLock::Redis(connection) => {
+                let (mut set, mut delete) = (redis::cmd("SET"), redis::cmd("DEL"));
+                set.arg("raw-lock").arg(&VALUE[..]).arg("NX").arg("PX").arg(30_000);
+                set.query_async::<()>(connection).await?;
+                delete.arg("raw-lock").query_async::<()>(connection).await?;
+            }
+            FreeLock::ZooKeeper(client) => {
+                let owned = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
+                client.create("/raw-lock", &VALUE, &owned).await?;
+                client.delete("/raw-lock", None).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Round for FreeLock {
+    fn name(&self) -> &'static str {
+        match self {
+            FreeLock::Redis(_) => "raw SET NX, DEL",
+            FreeLock::ZooKeeper(_) => "raw create, delete",
+        }
+    }
+
+    async fn round(&mut self) -> Result<Duration> {
+        timed(self.take_and_release()).await
     }
 }

@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use althing_chaos::{Backend, Plan, Programs, SCENARIOS, be_member, play, scenarios};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
-const USAGE: &str = "althing-chaos [--backend memory|redis|zookeeper|ensemble] [--seconds N] [--seed S] [--only SCENARIO] [--told]";
+const USAGE: &str = "althing-chaos [--backend NAME] [--seconds N] [--seed S] [--only SCENARIO] [--told]";
 
 struct Args {
     backends: Vec<Backend>,
@@ -47,12 +47,15 @@ impl Args {
     }
 }
 
-/// Returns the backends that are meant by a name; an ensemble is a ZooKeeper too.
+/// Returns the backends that are meant by a name; what is meant by one ZooKeeper or etcd is three of them too.
 fn backends(name: &str) -> Result<Vec<Backend>> {
-    let is_meant = |backend: &Backend| {
-        backend.name() == name || (name == Backend::ZooKeeper.name() && *backend == Backend::Ensemble)
+    let one = |backend: &Backend| match backend {
+        Backend::Ensemble => Backend::ZooKeeper,
+        Backend::EtcdCluster => Backend::Etcd,
+        alone => *alone,
     };
-    let meant: Vec<_> = Backend::ALL.iter().copied().filter(is_meant).collect();
+    let is_meant = |backend: &&Backend| [backend.name(), one(backend).name()].contains(&name);
+    let meant: Vec<_> = Backend::ALL.iter().filter(is_meant).copied().collect();
     if meant.is_empty() {
         bail!("no backend is called {name:?}; usage: {USAGE}");
     }
@@ -93,7 +96,10 @@ async fn main() -> ExitCode {
         be_the_member(words.next()).await
     } else {
         match Args::parse(words) {
-            Ok(args) => run(&args).await,
+            Ok(args) => tokio::select! {
+                outcome = run(&args) => outcome,
+                _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted; nothing is left running")),
+            },
             Err(error) => Err(error),
         }
     };

@@ -175,7 +175,9 @@ impl Member {
 /// Makes a command that is blind to the settings of whoever runs the tests, and ends with its value.
 fn clean(program: &Path) -> Command {
     let mut command = Command::new(program);
-    for variable in ["ALTHING_SERVER", "ALTHING_TOKEN_FILE", "ALTHING_LOG", "RUST_LOG", "XDG_RUNTIME_DIR"] {
+    let settings =
+        ["ALTHING_SERVER", "ALTHING_TOKEN_FILE", "ALTHING_ON", "ALTHING_LOG", "RUST_LOG", "XDG_RUNTIME_DIR"];
+    for variable in settings {
         command.env_remove(variable);
     }
     command.stdin(Stdio::null()).kill_on_drop(true);

@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use althing_core::{Clock, SystemClock};
-use althing_test_servers::Backend::{self, Ensemble, Memory, Redis, ZooKeeper};
+use althing_test_servers::Backend::{
+    self, Embedded, Ensemble, Etcd, EtcdCluster, File, Ipc, Memory, Mysql, Postgresql, Redis, ZooKeeper,
+};
 use anyhow::Result;
 use futures::future::BoxFuture;
 use tempfile::TempDir;
@@ -53,14 +55,26 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "processes",
         about: "the server, hosts and members are killed and started again, or stand still for three leases",
-        backends: &[Memory, Redis, ZooKeeper, Ensemble],
+        backends: &[
+            Memory,
+            Embedded,
+            File,
+            Ipc,
+            Redis,
+            Postgresql,
+            Mysql,
+            Etcd,
+            EtcdCluster,
+            ZooKeeper,
+            Ensemble,
+        ],
         setting: SHORT,
         act: |plan, setting| Box::pin(on_stage(plan, setting, |stage| Box::pin(processes::round(stage)))),
     },
     Scenario {
         name: "links",
         about: "every link between members, hosts and servers suffers every fault",
-        backends: &[Memory, Redis, ZooKeeper, Ensemble],
+        backends: Backend::ALL,
         setting: Setting { routed: true, ..SHORT },
         act: |plan, setting| Box::pin(on_stage(plan, setting, |stage| Box::pin(links::round(stage)))),
     },
@@ -86,7 +100,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "rolling",
         about: "the servers of the ensemble are restarted one after the other, and nobody notices",
-        backends: &[Ensemble],
+        backends: &[EtcdCluster, Ensemble],
         // To outlast a vote on who leads the servers.
         setting: Setting { lease: Duration::from_secs(8), ..SHORT },
         act: |plan, setting| Box::pin(on_stage(plan, setting, |stage| Box::pin(rolling::round(stage)))),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use althing_client::{Client, Membership};
 use althing_core::info::{GroupInfo, JoinAsk, LeaderInfo};
-use althing_core::{Clock, Revision, SeededChance, SystemClock};
+use althing_core::{Clock, Requirement, Revision, SeededChance, SystemClock};
 use althing_test_servers::{Backend, EnsemblePlan, Server, VOTERS, ZooKeeperOptions, free_port};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
@@ -111,11 +111,11 @@ impl Stage {
             load: JoinSet::new(),
             folder,
         };
-        let hosts = if backend == Backend::Memory { 1 } else { 3 };
+        let hosts = if backend.is_within_a_host() { 1 } else { 3 };
         for place in 0..hosts {
             stage.add_host(programs, place, seed).await?;
         }
-        stage.hosts[0].client.create_group(GROUP).await?;
+        stage.hosts[0].client.create_group(GROUP, &Requirement::NONE).await?;
         for place in 0..hosts {
             stage.add_members(programs, place, hosts).await?;
             stage.watch(place);

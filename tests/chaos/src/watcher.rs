@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use althing_client::Client;
 use althing_core::info::Event;
-use althing_core::{Clock, Principal, Result, SystemClock};
+use althing_core::{Clock, Principal, Requirement, Result, SystemClock};
 use althing_runtime::Runtime;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
@@ -58,7 +58,7 @@ pub(crate) trait Groups: Send + Sync + 'static {
 
 impl Groups for Client {
     fn create<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.create_group(name))
+        Box::pin(self.create_group(name, &Requirement::NONE))
     }
 
     fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<()>> {
@@ -68,7 +68,7 @@ impl Groups for Client {
 
 impl Groups for Runtime {
     fn create<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.create_group(&Principal::Embedder, name))
+        Box::pin(self.create_group(&Principal::Embedder, name, &Requirement::NONE))
     }
 
     fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<()>> {

@@ -37,14 +37,16 @@ mod cases;
 mod follow;
 mod stage;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use althing_core::{Driver, Kind, Result};
+use althing_core::{Driver, Error, Kind, Result};
 use async_trait::async_trait;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use tokio::time::timeout;
 
 pub use cases::{Case, cases};
 pub use follow::Follower;
@@ -82,16 +84,52 @@ where
             runtime()?.block_on(async {
                 let subject = match start().await {
                     Ok(subject) => subject,
-                    Err(error) if error.kind() == Kind::NotFound && !on_ci() => {
-                        return Ok(Completion::ignored_with(error));
-                    }
-                    Err(error) => return Err(Failed::from(error)),
+                    Err(error) => return missing_or_failed(error),
                 };
                 run(case, Stage::new(Arc::new(subject), namespace)).await
             })
         })
     };
     cases().iter().map(trial).collect()
+}
+
+/// Makes one test of all cases of a file, one after the other with one subject: for servers that take longer to start
+/// than most cases. The same holds for an error of `start`.
+pub fn trials_by_file<S, F>(backend: &str, start: impl Fn() -> F + Clone + Send + 'static) -> Vec<Trial>
+where
+    S: Subject,
+    F: Future<Output = Result<S>>,
+{
+    let file_of = |case: &Case| case.name.split("::").next().unwrap_or_default();
+    let files: BTreeSet<&'static str> = cases().iter().map(file_of).collect();
+    let trial = |file: &'static str| {
+        let start = start.clone();
+        let ours: Vec<&'static Case> = cases().iter().filter(|case| file_of(case) == file).collect();
+        Trial::ignorable_test(format!("{backend}::{file}::all-of-{}", ours.len()), move || {
+            runtime()?.block_on(async {
+                let subject: Arc<dyn Subject> = match start().await {
+                    Ok(subject) => Arc::new(subject),
+                    Err(error) => return missing_or_failed(error),
+                };
+                for case in ours {
+                    let stage = Stage::new(subject.clone(), case.name.replace("::", "-"));
+                    let ended = tokio::spawn(timeout(CASE_DEADLINE, (case.run)(stage))).await;
+                    let ended = ended.map_err(|error| format!("{}: {error}", case.name))?;
+                    ended.map_err(|_| format!("{} hangs", case.name))?;
+                }
+                Ok(Completion::Completed)
+            })
+        })
+    };
+    files.into_iter().map(trial).collect()
+}
+
+/// A server that is not installed is a reason to pass over a test, but not where `CI=true`.
+fn missing_or_failed(error: Error) -> Result<Completion, Failed> {
+    match error.kind() == Kind::NotFound && !on_ci() {
+        true => Ok(Completion::ignored_with(error)),
+        false => Err(Failed::from(error)),
+    }
 }
 
 /// Runs trials as the arguments of the process ask. The `main` of a test binary.
@@ -105,7 +143,7 @@ async fn run(case: &'static Case, stage: Stage) -> Result<Completion, Failed> {
         let reason = format!("needs transactions on {} keys; {allowed} are promised", case.keys);
         return Ok(Completion::ignored_with(reason));
     }
-    match tokio::time::timeout(CASE_DEADLINE, (case.run)(stage)).await {
+    match timeout(CASE_DEADLINE, (case.run)(stage)).await {
         Ok(()) => Ok(Completion::Completed),
         Err(_) => Err(format!("hangs: no end within {CASE_DEADLINE:?}").into()),
     }

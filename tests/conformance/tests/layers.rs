@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use althing_core::layers::{Around, Call, Chaos, Deadline, Fault, Faults, Hop, Operation, Retry, Trace, Try};
+use althing_core::layers::{
+    Around, Call, Chaos, Deadline, Fault, Faults, Hop, Operation, Retry, Scope, Trace, Try,
+};
 use althing_core::{
     BootTime, Clock, Delta, Driver, Effect, Error, Guard, Key, Kind, ManualClock, Result, Revision,
     SeededChance, SessionId, Txn, limits,
@@ -359,4 +361,57 @@ async fn a_driver_that_panics_fails_its_call_and_no_more() {
         assert_eq!((error.kind(), error.effect()), (Kind::Internal, Effect::Unknown));
         assert_eq!(hop.get(&key("a")).await.unwrap_err().effect(), Effect::None);
     }
+}
+
+// Scope
+
+#[tokio::test]
+async fn parts_of_a_namespace_see_neither_each_other_nor_what_lies_beside_them() {
+    let (_, memory, ..) = troubled();
+    // One name begins with the other, and one would reach out of its place.
+    let parts = ["a", "ab", "a/", "..", "fleet"].map(|name| Scope::new(memory.clone(), name).unwrap());
+    memory.commit(put("fleet/a")).await.unwrap();
+    for (index, part) in parts.iter().enumerate() {
+        let value = index.to_string();
+        part.commit(Txn::new().put(key("x"), value.clone())).await.unwrap();
+        let session = part.open(limits::LEASE_DEFAULT).await.unwrap();
+        let records = part.list(&Key::default(), None, 0).await.unwrap().records;
+        let names: Vec<_> = records.iter().map(|record| record.key.clone()).collect();
+        assert_eq!(names, [session.id.key(), key("x")]);
+        assert_eq!(records[1].value, value);
+    }
+    let beside = memory.list(&key("fleet/"), None, 0).await.unwrap().records;
+    assert_eq!(beside.len(), 1, "what a host follows is not disturbed");
+    let all = memory.list(&Key::default(), None, 0).await.unwrap().records;
+    let below = |prefix: &str| all.iter().filter(|record| record.key.starts_with(&key(prefix))).count();
+    assert_eq!(
+        (below("ipc/"), below("session/"), all.len()),
+        (2 * parts.len(), parts.len(), 3 * parts.len() + 1)
+    );
+}
+
+#[tokio::test]
+async fn a_session_that_a_part_cannot_show_is_closed_again() {
+    let (_, memory, chaos, faults) = troubled();
+    let part = Scope::new(chaos, "n").unwrap();
+    for fault in [Fault::Refuse, Fault::LoseRequest, Fault::LoseReply] {
+        faults.inject(Operation::Commit, fault);
+        let error = part.open(limits::LEASE_DEFAULT).await.unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (Kind::Unavailable, Effect::None), "{fault:?}");
+        assert!(memory.list(&Key::default(), None, 0).await.unwrap().records.is_empty(), "{fault:?}");
+        faults.heal();
+    }
+    faults.inject(Operation::Commit, Fault::Refuse);
+    faults.inject(Operation::Close, Fault::Refuse);
+    let error = part.open(limits::LEASE_DEFAULT).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (Kind::Unavailable, Effect::Unknown));
+}
+
+#[tokio::test]
+async fn a_part_needs_a_name_that_leaves_room_for_keys() {
+    let (_, memory, ..) = troubled();
+    let kind = |name: &str| Scope::new(memory.clone(), name).map(drop).map_err(|error| error.kind());
+    assert_eq!(kind(""), Err(Kind::Invalid));
+    assert_eq!(kind(&"n".repeat(limits::SCOPE_BYTES_MAX)), Ok(()));
+    assert_eq!(kind(&"n".repeat(limits::SCOPE_BYTES_MAX + 1)), Err(Kind::TooLarge));
 }

@@ -42,7 +42,9 @@ pub fn althing() -> Command {
     let binary = folder.join("althing");
     assert!(binary.is_file(), "{} is missing: run `cargo build -p althing-cli`", binary.display());
     let mut command = Command::new(binary);
-    for variable in ["ALTHING_SERVER", "ALTHING_TOKEN_FILE", "ALTHING_LOG", "RUST_LOG", "XDG_RUNTIME_DIR"] {
+    let settings =
+        ["ALTHING_SERVER", "ALTHING_TOKEN_FILE", "ALTHING_ON", "ALTHING_LOG", "RUST_LOG", "XDG_RUNTIME_DIR"];
+    for variable in settings {
         command.env_remove(variable);
     }
     command.stdin(Stdio::null());

@@ -125,6 +125,8 @@ fn wrong_use_is_refused_with_what_to_do() {
         (&["policy", "activate", "x", "--group", "y", "--digest", "abc"], 2, &["64 hexadecimal digits"]),
         (&["serve", "--backend", "redsi://127.0.0.1"], 2, &["Did you mean redis:?"]),
         (&["serve", "--backend", "memory:?colour=red"], 2, &["unknown option \"colour\""]),
+        (&["serve", "--backend", "memory:", "--backend", "zake:"], 2, &["two backends without a name"]),
+        (&["serve", "--backend", "a=memory:", "--backend", "a=zake:"], 2, &["two backends are called \"a\""]),
         (&["serve", "--lease", "1ms"], 2, &["a lease of 1ms"]),
         (&["serve", "--trust", "/nonexistent"], 3, &["/nonexistent"]),
         (&["serve", "--config", "/nonexistent"], 3, &["/nonexistent"]),
@@ -235,5 +237,6 @@ fn drivers_are_listed_without_a_host() {
     assert_eq!(listed.code, Some(0));
     assert!(listed.stdout.contains("memory") && listed.stdout.contains("redis rediss"), "{}", listed.stdout);
     let host = Host::start(&[]);
-    assert_eq!(host.ask_json(&["drivers", "--in-use"])[0]["backend"], "memory");
+    let in_use = &host.ask_json(&["drivers", "--in-use"])[0];
+    assert_eq!((&in_use["name"], &in_use["capability"]["backend"]), (&"default".into(), &"memory".into()));
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use althing_client::wire::SessionKey;
 use althing_core::info::Decision;
-use althing_core::{Kind, limits};
+use althing_core::{Kind, Requirement, limits};
 use althing_engine::FaultCause;
 use futures::future::join_all;
 
@@ -94,7 +94,7 @@ impl Row {
         let refusal = stage.push(bundle.pack()).await;
         let groups: Vec<String> = (0..GROUPS).map(|place| format!("group-{place}")).collect();
         for group in &groups {
-            stage.client.create_group(group).await.unwrap();
+            stage.client.create_group(group, &Requirement::NONE).await.unwrap();
             if refusal.is_none() {
                 stage.client.activate(group, self.name, None).await.unwrap();
             }

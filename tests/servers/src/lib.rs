@@ -13,16 +13,33 @@
 
 mod backend;
 mod certificate;
+mod daemon;
+mod etcd;
+mod file;
+mod memcached;
+mod mysql;
+mod postgresql;
 mod process;
 mod redis;
+mod resp;
+mod sentinel;
 mod suite;
+mod wall;
 mod zookeeper;
 
 pub use backend::{Backend, Server, VOTERS};
+pub use daemon::Daemon;
+pub use etcd::{Etcd, EtcdMember, EtcdOptions};
+pub use file::Folder;
+pub use memcached::{Memcached, MemcachedOptions};
+pub use mysql::{Mysql, MysqlBackup, MysqlOptions, MysqlTalk};
+pub use postgresql::{Postgresql, PostgresqlOptions, PostgresqlTalk};
 pub use redis::{Redis, RedisOptions};
-pub use suite::{Test, run};
+pub use sentinel::{Sentinel, SentinelOptions};
+pub use suite::{Test, run, run_always};
 pub use zookeeper::{Ensemble, EnsemblePlan, Node, ZooKeeper, ZooKeeperOptions};
 
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 
@@ -32,9 +49,17 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("a bound socket has an address").port()
 }
 
-/// Tells whether `program` can be started from `PATH`; for `zookeeper`, whether Java and its archive are there.
+/// Tells whether `program` can be started from `PATH`, of Redis version 7 or newer; for `zookeeper`, whether Java and its archive are there; for
+/// `postgres` and `mariadbd`, also from where Debian puts them; for `althing`, whether it was built beside this.
 pub fn available(program: &str) -> bool {
-    if program == "zookeeper" { zookeeper::is_installed() } else { find(program).is_some() }
+    match program {
+        "redis-server" => redis::is_installed(),
+        "zookeeper" => zookeeper::is_installed(),
+        "postgres" => postgresql::is_installed(),
+        "mariadbd" => mysql::is_installed(),
+        Daemon::PROGRAM => daemon::program().is_some(),
+        _ => find(program).is_some(),
+    }
 }
 
 /// Tells whether a missing server is a failure (in CI) and not a reason to pass over a test.
@@ -46,8 +71,20 @@ pub fn required() -> bool {
 /// is [`required`] and missing.
 pub fn ready_for(program: &str) -> bool {
     let found = available(program);
-    assert!(found || !required(), "{program} is not installed, and CI=true requires it");
+    let advice = if program == Daemon::PROGRAM { "cargo build -p althing-cli" } else { "cargo xtask setup" };
+    assert!(found || !required(), "{program} is not there, and CI=true requires it: run `{advice}`");
     found
+}
+
+/// Tells whether a test that has to do `what` can run: it can where that `works`. Says so where it cannot, and ends the
+/// test where everything is [`required`].
+pub fn ready_to(what: &str, works: bool) -> bool {
+    assert!(works || !required(), "cannot {what}, and CI=true requires it");
+    if !works {
+        // Nobody may be there to read it.
+        let _ = writeln!(std::io::stderr(), "skipped: this user cannot {what} here");
+    }
+    works
 }
 
 fn find(program: &str) -> Option<PathBuf> {

@@ -10,6 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a server may take until it answers.
 const START_DEADLINE: Duration = Duration::from_secs(40);
+/// How long its threads may take to stop; one that has ended never does.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// The pause between two questions whether it answers.
 const START_PAUSE: Duration = Duration::from_millis(5);
 
@@ -73,14 +75,27 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// Stops it with SIGSTOP. It keeps its sockets and answers nothing.
+    /// Stops it with SIGSTOP, and waits until all its threads stand still: before that one of them may yet answer. It
+    /// keeps its sockets and answers nothing.
     pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
+        let deadline = SystemClock.now() + STOP_DEADLINE;
+        while !self.stands_still() && SystemClock.now() < deadline {
+            std::thread::yield_now();
+        }
     }
 
     /// Lets it go on after [`Process::pause`].
     pub(crate) fn resume(&self) {
         self.signal(Signal::CONT);
+    }
+
+    fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it was not waited for");
+        threads.flatten().all(|thread| {
+            let state = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            state.rsplit(')').next().is_some_and(|state| state.trim_start().starts_with('T'))
+        })
     }
 
     fn log_text(&self) -> String {

@@ -1,21 +1,21 @@
 //! `redis-server`, alone on a port, with or without an append-only file.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::certificate::make_certificate;
 use crate::process::{NotStarted, Process};
+use crate::resp::ask;
+use crate::wall::WallClock;
 use crate::{find, free_port, ready_for};
 
-/// How long one question whether the server answers may take.
-const PING_DEADLINE: Duration = Duration::from_millis(500);
 /// How often another port is tried when somebody took the free one first.
 const PORT_TRIES: u32 = 5;
+const VERSION_MIN: u32 = 7;
+/// The name of its Unix socket, in its folder.
+const SOCKET: &str = "redis.sock";
 
 /// How a private Redis is configured.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,8 @@ pub struct RedisOptions {
     pub settings: Vec<(String, String)>,
     /// Speaks TLS on the port [`Redis::tls_port`], with a certificate for 127.0.0.1 signed by itself.
     pub tls: bool,
+    /// Has a wall clock that [`Redis::step_clock`] sets. Needs a C compiler.
+    pub own_clock: bool,
 }
 
 impl RedisOptions {
@@ -38,6 +40,16 @@ impl RedisOptions {
     }
 }
 
+/// Tells whether a server of a version that tests know is there: an older one has neither the commands of its sentinels
+/// nor the rights of users that they use.
+pub(crate) fn is_installed() -> bool {
+    let Some(program) = find("redis-server") else { return false };
+    let Ok(said) = Command::new(program).arg("--version").output() else { return false };
+    let said = String::from_utf8_lossy(&said.stdout);
+    let version = said.split_once("v=").and_then(|(_, rest)| rest.split('.').next()?.parse::<u32>().ok());
+    version.is_some_and(|version| version >= VERSION_MIN)
+}
+
 /// A private Redis. Dropping it ends it.
 #[derive(Debug)]
 pub struct Redis {
@@ -45,6 +57,7 @@ pub struct Redis {
     options: RedisOptions,
     port: u16,
     tls_port: u16,
+    clock: Option<WallClock>,
     folder: TempDir,
 }
 
@@ -58,11 +71,12 @@ impl Redis {
         if options.tls {
             make_certificate(folder.path());
         }
+        let clock = options.own_clock.then(|| WallClock::make(folder.path()));
         let mut refusal = None;
         for _ in 0..PORT_TRIES {
             let (port, tls_port) = (free_port(), free_port());
-            match launch(&options, port, tls_port, folder.path()).await {
-                Ok(process) => return Some(Redis { process, options, port, tls_port, folder }),
+            match launch(&options, clock.as_ref(), port, tls_port, folder.path()).await {
+                Ok(process) => return Some(Redis { process, options, port, tls_port, clock, folder }),
                 Err(not_started) => refusal = Some(not_started),
             }
         }
@@ -76,6 +90,16 @@ impl Redis {
             None => String::new(),
         };
         format!("redis://{login}127.0.0.1:{}/0?namespace={namespace}", self.port)
+    }
+
+    /// Returns the URL of a namespace on this server by its Unix socket, with the password it asks for.
+    pub fn unix_url(&self, namespace: &str) -> String {
+        let login = match &self.options.password {
+            Some(password) => format!(":{password}@"),
+            None => String::new(),
+        };
+        let socket = self.folder.path().join(SOCKET);
+        format!("redis+unix://{login}{}?namespace={namespace}", socket.display())
     }
 
     /// Returns the port that speaks plain text.
@@ -106,7 +130,8 @@ impl Redis {
     /// Kills it if it runs, and starts it again on the same port with what it left on disk.
     pub async fn restart(&mut self) {
         self.process.kill();
-        match launch(&self.options, self.port, self.tls_port, self.folder.path()).await {
+        let clock = self.clock.as_ref();
+        match launch(&self.options, clock, self.port, self.tls_port, self.folder.path()).await {
             Ok(process) => self.process = process,
             Err(refusal) => panic!("redis-server did not start again:\n{}", refusal.log),
         }
@@ -122,6 +147,11 @@ impl Redis {
         self.process.resume();
     }
 
+    /// Steps its wall clock, by seconds forward or backward, where the options asked for one of its own.
+    pub fn step_clock(&self, seconds: i64) {
+        self.clock.as_ref().expect("the options ask for a clock").step(seconds);
+    }
+
     /// Sends one command in plain text, such as `["SET", "a", "b"]`, and returns the first line of the answer.
     pub fn command(&self, words: &[&str]) -> String {
         let mut lines = vec![];
@@ -135,13 +165,17 @@ impl Redis {
 
 async fn launch(
     options: &RedisOptions,
+    clock: Option<&WallClock>,
     port: u16,
     tls_port: u16,
     folder: &Path,
 ) -> Result<Process, NotStarted> {
     let mut command = Command::new(find("redis-server").expect("asked for before"));
     command.current_dir(folder).args(["--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]);
-    command.arg("--port").arg(port.to_string()).arg("--dir").arg(folder);
+    command.arg("--port").arg(port.to_string()).arg("--dir").arg(folder).args(["--unixsocket", SOCKET]);
+    if let Some(clock) = clock {
+        clock.give(&mut command);
+    }
     if options.append_only {
         command.args(["--appendonly", "yes", "--appendfsync", "always"]);
     }
@@ -160,30 +194,4 @@ async fn launch(
     let answers =
         || ask(port, &[vec!["PING"]]).is_ok_and(|line| line == "+PONG" || line.starts_with("-NOAUTH"));
     Process::start(&mut command, &folder.join("server.log"), answers).await
-}
-
-/// Sends commands on a connection of their own and returns the first line of the last answer.
-fn ask(port: u16, commands: &[Vec<&str>]) -> std::io::Result<String> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut stream = TcpStream::connect_timeout(&address, PING_DEADLINE)?;
-    stream.set_read_timeout(Some(PING_DEADLINE))?;
-    let mut line = String::new();
-    for words in commands {
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
-        }
-        stream.write_all(request.as_bytes())?;
-        line = read_line(&mut stream)?;
-    }
-    Ok(line)
-}
-
-fn read_line(stream: &mut TcpStream) -> std::io::Result<String> {
-    let (mut line, mut byte) = (Vec::new(), [0]);
-    while !line.ends_with(b"\r\n") {
-        stream.read_exact(&mut byte)?;
-        line.push(byte[0]);
-    }
-    Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
 }

@@ -24,7 +24,15 @@ macro_rules! suite {
 
 /// Runs tests that need `program`, as the arguments of the process ask.
 pub fn run(program: &str, tests: &[Test]) -> ExitCode {
-    let missing = !ready_for(program);
+    run_unless(!ready_for(program), tests)
+}
+
+/// Runs tests that need no program, as the arguments of the process ask.
+pub fn run_always(tests: &[Test]) -> ExitCode {
+    run_unless(false, tests)
+}
+
+fn run_unless(missing: bool, tests: &[Test]) -> ExitCode {
     let trial = |(name, test): &Test| {
         let test = *test;
         let body = move || {

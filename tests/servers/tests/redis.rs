@@ -2,12 +2,13 @@
 
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
-use althing_test_servers::{Redis, RedisOptions};
+use althing_test_servers::{Redis, RedisOptions, ready_for};
 
 althing_test_servers::suite! {
     "redis-server":
     keeps_what_it_acknowledged_with_an_append_only_file,
     forgets_everything_without_one,
+    has_a_wall_clock_of_its_own,
     is_gone_when_dropped_even_while_paused,
 }
 
@@ -25,6 +26,19 @@ async fn keeps_what_it_acknowledged_with_an_append_only_file() {
 
 async fn forgets_everything_without_one() {
     check_restart(RedisOptions::default(), ":0").await;
+}
+
+async fn has_a_wall_clock_of_its_own() {
+    if !ready_for("cc") {
+        return;
+    }
+    let server = Redis::start(RedisOptions { own_clock: true, ..RedisOptions::default() }).await;
+    let server = server.expect("the server is there");
+    assert_eq!(server.command(&["SET", "a", "x", "EX", "60"]), "+OK");
+    server.step_clock(-60);
+    assert_eq!(server.command(&["EXISTS", "a"]), ":1");
+    server.step_clock(3600);
+    assert_eq!(server.command(&["EXISTS", "a"]), ":0");
 }
 
 async fn is_gone_when_dropped_even_while_paused() {

@@ -17,15 +17,17 @@ mod suite;
 mod witness;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use althing_core::info::{
     BehaviourAsk, BehaviourInfo, Event, GroupInfo, Hold, JoinAsk, Joined, SessionAsk, SessionEvent,
 };
 use althing_core::layers::{self, Chaos, Faults};
-use althing_core::{Chance, Clock, Driver, Principal, Secret, SeededChance, SystemClock};
-use althing_engine::{Bundle, Engine, EngineConfig};
+use althing_core::{
+    Chance, Clock, Driver, Key, Principal, Requirement, Secret, SeededChance, SystemClock, Txn, Write,
+};
+use althing_engine::{Bundle, Engine, EngineConfig, Policy};
 use althing_runtime::{GroupStream, Runtime, RuntimeConfig, SessionKey, SessionStream, Tuning};
 use bytes::Bytes;
 use serde_json::Value;
@@ -82,18 +84,33 @@ impl Fleet {
         };
         change(&mut config);
         let driver = layers::stack(Arc::new(chaos), clock, chance, tokio::runtime::Handle::current());
-        let engine = Engine::new(EngineConfig::default()).unwrap();
-        let runtime = Runtime::start(config, driver, engine).await.unwrap();
+        let runtime = Runtime::start(config, driver, engine().clone()).await.unwrap();
         self.hosts.push(Host { runtime, faults });
     }
 
     /// Creates a group and waits until every host sees it.
     pub async fn create(&self, group: &str) {
-        self.hosts[0].runtime.create_group(&Principal::Embedder, group).await.unwrap();
+        self.hosts[0].runtime.create_group(&Principal::Embedder, group, &Requirement::NONE).await.unwrap();
         for host in &self.hosts {
             let runtime = host.runtime.clone();
             eventually("the group is seen", || runtime.group(group).is_ok()).await;
         }
+    }
+}
+
+/// The engine of all hosts of this process: compiling is what costs most, and is no matter of a host's.
+fn engine() -> &'static Engine {
+    static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(EngineConfig::default()).unwrap());
+    &ENGINE
+}
+
+/// Keeps what was compiled once for the fleets that follow in this process.
+async fn keep(bundle: &Bundle) {
+    static KEPT: Mutex<Vec<Arc<Policy>>> = Mutex::new(Vec::new());
+    let policy = engine().load(&Arc::new(bundle.clone())).await.unwrap();
+    let mut kept = KEPT.lock().unwrap();
+    if !kept.iter().any(|other| Arc::ptr_eq(other, &policy)) {
+        kept.push(policy);
     }
 }
 
@@ -113,6 +130,7 @@ impl Host {
         let job = self.runtime.push(&Principal::Embedder, Bytes::from(bundle.pack())).unwrap();
         let job = self.runtime.job_done(&job.id, PATIENCE).await.unwrap();
         assert!(job.done && job.error.is_none(), "{job:?}");
+        keep(bundle).await;
     }
 
     /// Lets a pushed policy answer under its own name.
@@ -229,6 +247,14 @@ pub async fn told_elected(stream: &mut SessionStream) -> Hold {
         _ => None,
     })
     .await
+}
+
+/// Tells whether a transaction writes or removes a member's record.
+pub fn writes_member(txn: &Txn) -> bool {
+    let members = Key::path(["fleet", "member"]).below();
+    txn.writes.iter().any(
+        |write| matches!(write, Write::Put { key, .. } | Write::Delete(key) if key.starts_with(&members)),
+    )
 }
 
 /// Returns the folder of the whole project.

@@ -22,25 +22,31 @@ pub struct Stage {
     /// The lease of its hosts.
     pub lease: Duration,
     url: String,
-    /// What is in memory is one store, not one for each who connects.
-    memory: Option<Arc<dyn Driver>>,
+    /// What lies within one host is connected to once, not by each host.
+    within: Option<Arc<dyn Driver>>,
 }
 
 impl Stage {
     /// Makes a stage of a namespace on a running backend.
     pub async fn on(server: Arc<Mutex<Server>>, namespace: &str) -> Stage {
-        let mut url = server.lock().await.url(namespace);
-        let (mut memory, mut lease) = (None, Duration::from_secs(1));
-        match *server.lock().await {
-            Server::Memory => memory = Some(connect(&url).await),
-            Server::Redis(_) => {}
-            // Three servers and a fleet share the processors of a small machine.
-            Server::ZooKeeper(_) | Server::Ensemble(_) => {
-                url.push_str("&timeout=10s");
-                lease = Duration::from_secs(3);
-            }
+        let guard = server.lock().await;
+        let (mut url, mut lease) = (guard.url(namespace), Duration::from_secs(1));
+        if matches!(
+            *guard,
+            Server::Sentinel(_)
+                | Server::Postgresql(_)
+                | Server::Mysql(_)
+                | Server::Etcd(_)
+                | Server::ZooKeeper(_)
+                | Server::Ensemble(_)
+        ) {
+            // Servers of several processes and a fleet share the processors of a small machine.
+            url.push_str("&timeout=10s");
+            lease = Duration::from_secs(3);
         }
-        Stage { server, lease, url, memory }
+        let within = if guard.is_within_a_host() { Some(connect(&url).await) } else { None };
+        drop(guard);
+        Stage { server, lease, url, within }
     }
 
     /// Makes a stage of a backend that nothing else stands on.
@@ -50,7 +56,7 @@ impl Stage {
 
     /// Makes one more way to it, as each host has its own.
     pub async fn connect(&self) -> Arc<dyn Driver> {
-        match &self.memory {
+        match &self.within {
             Some(store) => store.clone(),
             None => connect(&self.url).await,
         }

@@ -46,10 +46,10 @@ fn trials(backend: Backend, tests: &'static [Test]) -> Vec<Trial> {
         Trial::test(name, move || play(backend, tests)).with_ignored_flag(missing)
     };
     match backend {
-        Backend::Memory | Backend::Redis => {
+        Backend::Memory | Backend::Redis | Backend::Memcached => {
             tests.iter().map(|test| trial(test.0, std::slice::from_ref(test))).collect()
         }
-        Backend::ZooKeeper | Backend::Ensemble => vec![trial("all", tests)],
+        _ => vec![trial(&format!("all-of-{}", tests.len()), tests)],
     }
 }
 

@@ -8,7 +8,9 @@ use althing_core::info::{Event, Outcome, SessionAsk, SessionEvent, StoodDown};
 use althing_core::layers::{Fault, Operation};
 use althing_core::{Kind, Principal};
 use althing_runtime::Runtime;
-use althing_sim::{Fleet, Stage, Witness, eventually, led_by, next_event, next_told, shipped, told_elected};
+use althing_sim::{
+    Fleet, Stage, Witness, eventually, led_by, next_event, next_told, shipped, told_elected, writes_member,
+};
 use althing_test_servers::Backend;
 
 althing_sim::suite! {
@@ -144,7 +146,8 @@ async fn a_member_whose_join_is_not_done_is_waited_for_and_not_passed_over(stage
     host.activate("web", "elect-weighted").await;
     host.session().join("web", "light", 1).await;
     led_by(&host.runtime, "web", "light").await;
-    // The watch shows the member before its own join has read it back.
+    // The watch shows the member before its own join knows that it was written.
+    host.faults.inject_on_commits(Fault::LoseReply, writes_member);
     host.faults.inject(Operation::Get, Fault::Delay(Duration::from_secs(1)));
     host.session().join("web", "heavy", 9).await;
     led_by(&host.runtime, "web", "heavy").await;

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use althing_core::info::JoinAsk;
 use althing_core::layers::{Fault, Operation};
-use althing_core::{Effect, Key, Principal, Txn, Write};
+use althing_core::{Effect, Principal, Requirement};
 use althing_runtime::Runtime;
-use althing_sim::{Client, Fleet, Stage, eventually};
+use althing_sim::{Client, Fleet, Stage, eventually, writes_member};
 use althing_test_servers::Backend;
 
 althing_sim::suite! {
@@ -27,13 +27,6 @@ althing_sim::suite! {
 /// Long enough for a call to have begun, and shorter than the delay it suffers.
 const GIVE_UP: Duration = Duration::from_millis(50);
 const SLOW: Fault = Fault::Delay(Duration::from_millis(250));
-
-fn writes_member(txn: &Txn) -> bool {
-    let members = Key::path(["fleet", "member"]).below();
-    txn.writes.iter().any(
-        |write| matches!(write, Write::Put { key, .. } | Write::Delete(key) if key.starts_with(&members)),
-    )
-}
 
 fn members(runtime: &Runtime) -> Vec<String> {
     runtime.group("web").unwrap().members.into_iter().map(|member| member.id).collect()
@@ -88,17 +81,9 @@ async fn a_leave_that_failed_is_done_when_the_backend_is_back(stage: Stage) {
 async fn a_join_of_unknown_fate_is_taken_back_and_can_be_asked_for_again(stage: Stage) {
     let (fleet, client) = one_host(&stage).await;
     let (runtime, faults) = (&fleet.hosts[0].runtime, &fleet.hosts[0].faults);
-    // It reads first; from then on nothing can be read any more.
-    faults.inject(Operation::Get, SLOW);
-    let joining = tokio::spawn({
-        let client = client.clone();
-        async move { join(&client, "a").await }
-    });
-    eventually("it has begun", || faults.met() > 0).await;
-    faults.heal();
     faults.inject_on_commits(Fault::LoseReply, writes_member);
     faults.inject(Operation::Get, Fault::Refuse);
-    let error = joining.await.unwrap().unwrap_err();
+    let error = join(&client, "a").await.unwrap_err();
     assert_eq!(error.effect(), Effect::Unknown, "{error}");
     faults.heal();
     eventually("it is gone", || members(runtime).is_empty()).await;
@@ -108,7 +93,7 @@ async fn a_join_of_unknown_fate_is_taken_back_and_can_be_asked_for_again(stage: 
 
 async fn a_write_that_cannot_be_read_back_is_not_called_refused(stage: Stage) {
     let (fleet, client) = one_host(&stage).await;
-    let create = || client.runtime.create_group(&Principal::Embedder, "new");
+    let create = || client.runtime.create_group(&Principal::Embedder, "new", &Requirement::NONE);
     fleet.hosts[0].faults.inject(Operation::Commit, Fault::LoseReply);
     fleet.hosts[0].faults.inject(Operation::Get, Fault::Refuse);
     let error = create().await.unwrap_err();
@@ -120,6 +105,7 @@ async fn a_write_that_cannot_be_read_back_is_not_called_refused(stage: Stage) {
 async fn a_group_that_may_be_on_its_way_is_not_said_to_be_there(stage: Stage) {
     let (fleet, client) = one_host(&stage).await;
     fleet.hosts[0].faults.inject(Operation::Commit, Fault::LoseRequest);
-    let error = client.runtime.create_group(&Principal::Embedder, "new").await.unwrap_err();
+    let error =
+        client.runtime.create_group(&Principal::Embedder, "new", &Requirement::NONE).await.unwrap_err();
     assert_eq!(error.effect(), Effect::Unknown, "{error}");
 }

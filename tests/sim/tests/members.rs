@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use althing_core::info::{Event, JoinAsk, SessionAsk, SessionEvent};
-use althing_core::{Cause, Kind, Principal, Revision, Secret, limits};
+use althing_core::{Cause, Kind, Principal, Requirement, Revision, Secret, limits};
 use althing_runtime::SessionKey;
 use althing_sim::{Stage, eventually, led_by, next_event, next_told, told_elected};
 use althing_test_servers::Backend;
@@ -17,6 +17,7 @@ althing_sim::suite! {
         a_renewal_grants_no_more_than_the_host_has_and_lists_what_is_held,
         a_session_is_its_owners,
         a_host_that_stops_leaves_nothing_behind,
+        a_group_that_requires_more_than_its_backend_promises_is_refused,
     ],
 }
 
@@ -29,11 +30,15 @@ async fn groups_are_made_once_and_deleted_only_when_empty(stage: Stage) {
     let (first, second) = (&fleet.hosts[0].runtime, &fleet.hosts[1].runtime);
     let me = Principal::Embedder;
     for name in ["web", "", "a/b%", "\u{1F980}"] {
-        first.create_group(&me, name).await.unwrap();
-        assert_eq!(second.create_group(&me, name).await.unwrap_err().kind(), Kind::Exists, "{name:?}");
+        first.create_group(&me, name, &Requirement::NONE).await.unwrap();
+        assert_eq!(
+            second.create_group(&me, name, &Requirement::NONE).await.unwrap_err().kind(),
+            Kind::Exists,
+            "{name:?}"
+        );
     }
     let long = "x".repeat(limits::NAME_BYTES_MAX + 1);
-    assert_eq!(first.create_group(&me, &long).await.unwrap_err().kind(), Kind::TooLarge);
+    assert_eq!(first.create_group(&me, &long, &Requirement::NONE).await.unwrap_err().kind(), Kind::TooLarge);
     let client = fleet.hosts[1].session();
     eventually("the group is seen", || second.group("web").is_ok()).await;
     client.join("web", "a", 1).await;
@@ -158,4 +163,29 @@ async fn a_host_that_stops_leaves_nothing_behind(stage: Stage) {
     led_by(&fleet.hosts[1].runtime, "web", "b").await;
     assert_eq!(fleet.hosts[1].runtime.group("web").unwrap().members.len(), 1);
     fleet.hosts[0].runtime.stop().await;
+}
+
+async fn a_group_that_requires_more_than_its_backend_promises_is_refused(stage: Stage) {
+    let fleet = stage.fleet(1).await;
+    let (runtime, client) = (&fleet.hosts[0].runtime, fleet.hosts[0].session());
+    let capability = runtime.capability();
+    let require = capability.promises();
+    runtime.create_group(&Principal::Embedder, "fits", &require).await.unwrap();
+    client.join("fits", "a", 1).await;
+    assert_eq!(runtime.group("fits").unwrap().require, require);
+
+    let all =
+        "L2,linearizable-reads,across-hosts,pushed-watch,token-survives-restart,token-survives-failover";
+    let all: Vec<Requirement> = all.split(',').map(|word| word.parse().unwrap()).collect();
+    for require in all.into_iter().filter(|require| capability.check("look", require).is_err()) {
+        let refused = runtime.create_group(&Principal::Embedder, "more", &require).await.unwrap_err();
+        assert_eq!(refused.kind(), Kind::Unsupported, "{require}");
+        let ask = JoinAsk { create: true, require, ..named("b") };
+        for group in ["more", "fits"] {
+            let refused = runtime.join(&client.key, group, ask.clone()).await.unwrap_err();
+            assert_eq!(refused.kind(), Kind::Unsupported, "{refused}");
+        }
+    }
+    assert!(runtime.group("more").is_err());
+    assert_eq!(runtime.group("fits").unwrap().members.len(), 1);
 }

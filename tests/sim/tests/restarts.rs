@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use althing_core::info::{JoinAsk, SessionEvent};
-use althing_core::{Kind, Principal};
+use althing_core::{Kind, Principal, Requirement};
 use althing_runtime::Runtime;
 use althing_sim::{Client, Fleet, Stage, Witness, eventually, led_by, next_told, quick};
 use althing_test_servers::{Backend, Redis, RedisOptions, Server};
@@ -15,7 +15,7 @@ althing_sim::suite! {
         a_server_that_is_killed_and_comes_back_changes_no_leader,
         a_server_that_stands_still_longer_than_the_lease_ends_every_hold,
     ],
-    &[Backend::Redis] => [a_server_that_forgot_everything_is_told_of_and_tokens_still_rise],
+    &[Backend::Redis, Backend::Memcached] => [a_server_that_forgot_everything_is_told_of_and_tokens_still_rise],
 }
 
 fn runtimes(fleet: &Fleet) -> Vec<Runtime> {
@@ -40,9 +40,19 @@ async fn populate(fleet: &Fleet) -> Vec<Client> {
     clients
 }
 
+/// Takes a server that writes nothing to disk.
+async fn forgetful(stage: Stage) -> Stage {
+    if !matches!(*stage.server.lock().await, Server::Redis(_)) {
+        return stage;
+    }
+    let redis = Redis::start(RedisOptions::default()).await.unwrap();
+    Stage::alone_on(Server::Redis(Box::new(redis))).await
+}
+
 /// Makes a group by a host's own way to the backend, and waits until the host's watch tells of it.
 async fn finds_the_server_again(client: &Client, group: &str) {
-    while let Err(error) = client.runtime.create_group(&Principal::Embedder, group).await {
+    while let Err(error) = client.runtime.create_group(&Principal::Embedder, group, &Requirement::NONE).await
+    {
         assert!(matches!(error.kind(), Kind::Unavailable | Kind::Timeout | Kind::Exists), "{error}");
         if error.kind() == Kind::Exists {
             break;
@@ -77,7 +87,7 @@ async fn a_server_that_stands_still_longer_than_the_lease_ends_every_hold(stage:
     let clients = populate(&fleet).await;
     let witness = Witness::begin(&fleet.hosts[1].runtime, &runtimes(&fleet), "web");
     let mut told = clients[0].events();
-    stage.server.lock().await.pause();
+    stage.server.lock().await.pause().await;
     next_told(&mut told, |event| matches!(event, SessionEvent::Lost { .. }).then_some(())).await;
     stage.server.lock().await.resume();
     next_told(&mut told, |event| matches!(event, SessionEvent::Rejoined { .. }).then_some(())).await;
@@ -90,9 +100,8 @@ async fn a_server_that_stands_still_longer_than_the_lease_ends_every_hold(stage:
     witness.attest().await;
 }
 
-async fn a_server_that_forgot_everything_is_told_of_and_tokens_still_rise(_durable: Stage) {
-    let forgetful = Redis::start(RedisOptions::default()).await.unwrap();
-    let stage = Stage::alone_on(Server::Redis(Box::new(forgetful))).await;
+async fn a_server_that_forgot_everything_is_told_of_and_tokens_still_rise(stage: Stage) {
+    let stage = forgetful(stage).await;
     let fleet = stage.fleet(3).await;
     let clients = populate(&fleet).await;
     let before = fleet.hosts[0].runtime.group("web").unwrap().leader.unwrap().term;

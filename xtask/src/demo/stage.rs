@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
 
-use althing_test_servers::{Ensemble, Redis};
+use althing_test_servers::Server;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -20,31 +20,10 @@ use crate::steps::now;
 /// How many of a host's last lines are shown when the demo fails.
 const TAIL_LINES: usize = 12;
 
-/// Where the hosts keep their state.
-pub(super) enum Store {
-    /// One host's own memory.
-    Memory,
-    /// A private server.
-    Redis(Redis),
-    /// Three private servers that agree.
-    ZooKeeper(Ensemble),
-}
-
-impl Store {
-    /// Returns its URL where several hosts can share it.
-    fn shared(&self) -> Option<String> {
-        match self {
-            Store::Memory => None,
-            Store::Redis(server) => Some(server.url("demo")),
-            Store::ZooKeeper(servers) => Some(servers.url("demo")),
-        }
-    }
-}
-
 /// All that runs. Whatever of it still does when this is dropped is killed.
 pub(super) struct Stage {
     binary: PathBuf,
-    store: Store,
+    store: Server,
     hosts: Vec<Host>,
     members: Vec<(String, Child)>,
     begin: Instant,
@@ -60,7 +39,7 @@ struct Host {
 
 impl Stage {
     /// Makes an empty stage in a folder of its own.
-    pub(super) fn new(binary: PathBuf, store: Store) -> Result<Stage> {
+    pub(super) fn new(binary: PathBuf, store: Server) -> Result<Stage> {
         let folder = tempfile::Builder::new().prefix("althing-demo-").tempdir()?;
         Ok(Stage { binary, store, hosts: Vec::new(), members: Vec::new(), begin: now(), folder })
     }
@@ -78,10 +57,8 @@ impl Stage {
     /// Starts one host, or all of `names` where they share a server. Returns how many.
     pub(super) async fn start_hosts(&mut self, names: &[&str], lease: &str) -> Result<usize> {
         self.begin = now();
-        let (names, backend) = match self.store.shared() {
-            None => (&names[..1], "memory:".to_owned()),
-            Some(url) => (names, url),
-        };
+        let names = if self.store.is_within_a_host() { &names[..1] } else { names };
+        let backend = self.store.url("demo");
         for name in names {
             let words =
                 ["serve", "--name", name, "--backend", &backend, "--lease", lease, "--trust", "ops.key.pub"];
@@ -180,7 +157,7 @@ impl Stage {
                 bail!("host {name} left its socket");
             }
         }
-        self.store = Store::Memory;
+        self.store = Server::Memory;
         let (folder, end) = (self.folder.path(), now());
         fs::remove_dir_all(folder).with_context(|| format!("{} cannot be removed", folder.display()))?;
         self.tell(end, "the members have left, the hosts have ended, the temporary files are removed");

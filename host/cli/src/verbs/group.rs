@@ -1,7 +1,7 @@
 //! `althing group`.
 
-use althing::Result;
 use althing::info::{BindingInfo, GroupInfo, HostView, LeaderInfo, MemberInfo};
+use althing::{Requirement, Result};
 use clap::Subcommand;
 
 use crate::ask::Host;
@@ -14,6 +14,11 @@ pub(crate) enum Group {
     Create {
         /// Its name
         group: String,
+
+        /// Refuse a backend that promises less, now and to whoever joins: a level and features such as
+        /// L1,across-hosts; see `althing drivers --in-use`
+        #[arg(long, value_name = "PROMISES", default_value_t, hide_default_value = true)]
+        require: Requirement,
     },
     /// Delete a group that has no members
     Delete {
@@ -33,8 +38,8 @@ impl Group {
     pub(super) async fn run(self, host: &Host) -> Result<()> {
         let client = host.client()?;
         match self {
-            Group::Create { group } => {
-                client.create_group(&group).await?;
+            Group::Create { group, require } => {
+                client.create_group(&group, &require).await?;
                 host.done(&format!("created {}", plain(&group)))
             }
             Group::Delete { group } => {
@@ -63,6 +68,9 @@ pub(crate) fn lines(group: &GroupInfo) -> Vec<String> {
         format!("leader  {}", group.leader.as_ref().map_or("nobody".into(), leader)),
         format!("policy  {}", rule(group.binding.as_ref(), group.epoch)),
     ];
+    if !group.require.is_none() {
+        lines.push(format!("backend {} or better", group.require));
+    }
     let host_name = |id: &str| {
         let known = group.hosts.iter().find(|host| host.id == id);
         known.map_or(id, |host| &host.name).to_owned()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use althing::info::{Hold, JoinAsk, SessionEvent};
-use althing::{Error, Kind, Result, limits};
+use althing::{Error, Kind, Requirement, Result, limits};
 use althing_client::Membership;
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -37,6 +37,10 @@ pub(crate) struct Join {
     #[arg(long)]
     create: bool,
 
+    /// Refuse a backend that promises less: a level and features such as L1,across-hosts; a group created by this keeps it
+    #[arg(long, value_name = "PROMISES", default_value_t, hide_default_value = true)]
+    require: Requirement,
+
     /// End the membership when this process was not heard of for so long. The host sees the death of a
     /// process at once; this is for a process that is stopped or cut off
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = ttl_default())]
@@ -59,6 +63,7 @@ impl Join {
             metadata: BTreeMap::from_iter(self.metadata),
             resume: None,
             create: self.create,
+            require: self.require,
         };
         let joined = membership.join(&self.group, &ask).await?;
         let words = format!("joined    {} as {}", plain(&self.group), plain(&self.id));

@@ -1,5 +1,6 @@
 //! `althing serve`.
 
+use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,9 +21,10 @@ use crate::print;
 /// Run a host. Without options: in memory, on a Unix socket. Prints one line `ready …` when it answers
 #[derive(clap::Args)]
 pub(crate) struct Serve {
-    /// The backend, such as redis://127.0.0.1:6379/0?namespace=prod; see `althing drivers` [default: memory:]
-    #[arg(long, value_name = "URL")]
-    backend: Option<String>,
+    /// The backend, such as redis://127.0.0.1:6379/0?namespace=prod; see `althing drivers` [default: memory:]. For
+    /// several, repeat it with names: locks=etcd://127.0.0.1. Requests then name one with --on
+    #[arg(long, value_name = "[NAME=]URL", value_parser = named_url)]
+    backend: Vec<(Option<String>, String)>,
 
     /// Listen on this TCP address too, such as 127.0.0.1:4001; port 0 takes a free one. Needs a token then
     #[arg(long, value_name = "ADDRESS")]
@@ -75,7 +77,7 @@ impl Serve {
         let server = sockets(&config, metrics);
         let althing = start(config).await?;
         // Whatever happens from here on, the host leaves in good order.
-        let server = match Server::bind(server.clone(), althing.runtime().clone()).await {
+        let server = match Server::bind(server.clone(), althing.backends().clone()).await {
             Ok(bound) => bound,
             Err(error) => {
                 althing.stop().await;
@@ -99,9 +101,20 @@ impl Serve {
 
     /// Puts the options over what the configuration file says.
     fn config(self) -> Result<Config> {
-        let file = self.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+        let mut file = self.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+        let mut names = HashSet::new();
+        for (name, url) in self.backend {
+            if !names.insert(name.clone()) {
+                return Err(twice(name.as_deref()));
+            }
+            match name {
+                None => file.backend = Some(url),
+                Some(name) => drop(file.backends.insert(name, url)),
+            }
+        }
         Ok(Config {
-            backend: self.backend.or(file.backend),
+            backend: file.backend,
+            backends: file.backends,
             listen: self.listen.or(file.listen),
             socket: self.socket.or(file.socket),
             state: self.state.or(file.state),
@@ -119,6 +132,9 @@ async fn start(config: Config) -> Result<Althing> {
     if let Some(url) = config.backend {
         builder = builder.backend(url);
     }
+    for (name, url) in config.backends {
+        builder = builder.named_backend(name, url);
+    }
     if let Some(folder) = config.state {
         builder = builder.state(folder);
     }
@@ -132,6 +148,23 @@ async fn start(config: Config) -> Result<Althing> {
         builder = builder.trust(public_key(file)?);
     }
     builder.start().await
+}
+
+/// Reads the URL of a backend, with its name before it or not.
+fn named_url(text: &str) -> Result<(Option<String>, String), String> {
+    match text.split_once('=') {
+        Some((name, url)) if !name.contains(':') => Ok((Some(name.into()), url.into())),
+        _ => Ok((None, text.into())),
+    }
+}
+
+fn twice(name: Option<&str>) -> Error {
+    let message = match name {
+        None => "two backends without a name".into(),
+        Some(name) => format!("two backends are called {name:?}"),
+    };
+    Error::new(Kind::Invalid, "start host", message)
+        .advise("Give each a name of its own, as in --backend locks=URL")
 }
 
 fn public_key(file: &Path) -> Result<PublicKey> {

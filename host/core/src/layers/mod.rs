@@ -7,6 +7,7 @@ mod chaos;
 mod deadline;
 mod hop;
 mod retry;
+mod scope;
 mod trace;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ pub use chaos::{Chaos, Fault, Faults};
 pub use deadline::Deadline;
 pub use hop::Hop;
 pub use retry::Retry;
+pub use scope::Scope;
 pub use trace::Trace;
 
 use crate::{Chance, Clock, Driver};

@@ -4,7 +4,6 @@
 //! Sessions expire lazily: every operation first ends those whose deadline has passed, and every watch
 //! wakes at the next deadline, so that an expiry is reported without traffic and without a task of ours.
 
-mod history;
 mod store;
 mod watch;
 
@@ -37,11 +36,15 @@ struct Shared {
 }
 
 impl Memory {
-    /// Makes an empty backend.
+    /// Makes an empty backend, whose first commit has revision 1.
     pub fn new(clock: Arc<dyn Clock>, chance: Arc<dyn Chance>) -> Memory {
+        Memory::beginning(Revision::ZERO, clock, chance)
+    }
+
+    fn beginning(revision: Revision, clock: Arc<dyn Clock>, chance: Arc<dyn Chance>) -> Memory {
         Memory(Arc::new(Shared {
-            store: Mutex::new(Store::default()),
-            written: Sender::new(Revision::ZERO),
+            store: Mutex::new(Store::beginning(revision)),
+            written: Sender::new(revision),
             clock,
             chance,
             capability: capability(),
@@ -49,12 +52,17 @@ impl Memory {
     }
 
     /// Makes an empty backend as a URL asks. Fails with `Invalid` on anything but `memory:` and a namespace.
+    ///
+    /// Revisions begin at the microseconds since 1970, so that they rise over a restart of the process: other processes
+    /// may share this backend through it, outlive it, and remember what they saw. No process commits a million times per
+    /// second for long.
     pub fn connect(location: &Location, clock: Arc<dyn Clock>, chance: Arc<dyn Chance>) -> Result<Memory> {
         location.check_options(&[])?;
         if !location.hosts.is_empty() || !location.path.is_empty() {
             return Err(location.wrong("memory has neither hosts nor a path").advise("Write memory:"));
         }
-        Ok(Memory::new(clock, chance))
+        let revision = Revision(clock.wall_ms().saturating_mul(1000));
+        Ok(Memory::beginning(revision, clock, chance))
     }
 
     /// Does `work` on the store as it is now, and wakes the watches if that, or an expiry, wrote something.
@@ -131,6 +139,9 @@ impl Driver for Memory {
 
     async fn list(&self, prefix: &Key, after: Option<&Key>, limit: u32) -> Result<Page> {
         self.0.capability.check_key("list", prefix)?;
+        if let Some(after) = after {
+            self.0.capability.check_key("list", after)?;
+        }
         Ok(self.with(|store| store.list(prefix, after, Page::records_max(limit))))
     }
 
@@ -162,6 +173,18 @@ mod tests {
         let location = url.parse().unwrap();
         let error = Memory::connect(&location, Arc::new(ManualClock::new()), Arc::new(SeededChance::new(1)));
         assert!(error.unwrap_err().to_string().contains(said), "{url}");
+    }
+
+    #[tokio::test]
+    async fn revisions_rise_over_a_restart_of_the_process() {
+        let clock = Arc::new(ManualClock::new());
+        let start =
+            || Memory::connect(&"memory:".parse().unwrap(), clock.clone(), Arc::new(SeededChance::new(1)));
+        let put =
+            async |memory: Memory| memory.commit(Txn::new().put("a".into(), "")).await.unwrap().revision;
+        let before = put(start().unwrap()).await;
+        clock.advance(Duration::from_millis(1));
+        assert!(put(start().unwrap()).await > before);
     }
 
     #[test]

@@ -5,12 +5,10 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use althing_core::{
-    BootTime, Cause, Chance, Change, Committed, Delta, Error, Guard, Key, Kind, Page, Record, Result,
-    Revision, SessionId, Stamp, Txn, Write, limits,
+    BootTime, Cause, Chance, Change, Committed, Delta, Error, Guard, History, Key, Kind, Page, Record,
+    Result, Revision, SessionId, Stamp, Txn, Write, limits,
 };
 use bytes::Bytes;
-
-use crate::history::History;
 
 /// Everything one namespace holds.
 #[derive(Debug, Default)]
@@ -32,6 +30,11 @@ struct Open {
 }
 
 impl Store {
+    /// Makes an empty store whose first commit is the one after `revision`.
+    pub(crate) fn beginning(revision: Revision) -> Self {
+        Store { revision, history: History::since(revision), ..Store::default() }
+    }
+
     pub(crate) fn revision(&self) -> Revision {
         self.revision
     }

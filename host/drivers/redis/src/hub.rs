@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use althing_core::{BootTime, Result};
 use tokio::sync::watch::{Receiver, Sender};
 use tokio::task::JoinHandle;
 
+use crate::settings::Endpoint;
 use crate::store::Store;
 use crate::wire::Ear;
 
@@ -57,18 +59,28 @@ async fn listen(store: Arc<Store>, heard: Sender<Heard>) {
     let mut pause = PAUSE_MIN;
     loop {
         let deadline = store.clock.now() + store.settings.timeout;
-        if let Some(Ok(ear)) = store.within(deadline, Ear::open(&store.settings, store.channel())).await {
+        if let Some(Ok((ear, endpoint))) = store.within(deadline, open(&store, deadline)).await {
             pause = PAUSE_MIN;
             heard.send_modify(|heard| {
                 heard.subscriptions += 1;
                 heard.attended = true;
             });
-            attend(&store, ear, &heard).await;
+            tokio::select! {
+                () = attend(&store, ear, &heard) => {}
+                () = store.left(&endpoint) => {}
+            }
             heard.send_modify(|heard| heard.attended = false);
         }
         store.clock.sleep(store.chance.jitter(pause)).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// Subscribes where scripts run: on another server nobody may speak.
+async fn open(store: &Store, deadline: BootTime) -> Result<(Ear, Endpoint)> {
+    let adopted = store.adopted("watch", deadline).await?;
+    let ear = Ear::open(&adopted.target, store.channel()).await?;
+    Ok((ear, adopted.target.endpoint.clone()))
 }
 
 /// Passes messages on until the connection ends or does not answer.

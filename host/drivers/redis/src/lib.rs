@@ -1,4 +1,10 @@
-//! The Redis backend: `redis://[user:password@]host[:port][/database]`, or `rediss://` for TLS.
+//! The Redis backend, by three ways to the same server:
+//!
+//! - `redis://[user:password@]host[:port][/database]`, or `rediss://` for TLS;
+//! - `redis+unix://[user:password@]/path/of/socket`, with the database as the option `db`;
+//! - `redis+sentinel://[user:password@]host[:port],…/name-of-the-master[/database]`, or `rediss+sentinel://` for TLS
+//!   with sentinels and servers alike. The login before the `@` is for the servers; `sentinel_username` and
+//!   `sentinel_password` are for the sentinels.
 //!
 //! Options: `namespace`; `timeout`, the longest a call may take; `tls-ca`, a file with the authorities to trust
 //! instead of the machine's; `tls-cert` and `tls-key`, to show who we are.
@@ -12,11 +18,46 @@
 //! What it is worth depends on the server. With `appendonly yes` and `appendfsync always` every acknowledged
 //! commit survives a restart: level L1. Without, a restart loses sessions and maybe records, and this driver
 //! tells: the store gets a new incarnation, sessions are `SessionLost`, watches resync, and revisions go on
-//! above all that was seen. Sentinel and Cluster are refused.
+//! above all that was seen, because every call carries the highest revision that this process saw. Cluster is
+//! refused.
+//!
+//! A full server (`maxmemory` with `noeviction`) refuses `open` and a `commit` that puts, without effect. Renewals, ends of
+//! sessions and commits that only delete go on, and so does taking the namespace into use again.
+//!
+//! # Fail-over by Sentinel
+//!
+//! Redis replicates after it has answered, so the server that takes over may lack what was acknowledged last:
+//! level L0, whatever is on disk. Nobody can know what it lacks, so a fail-over is told as a loss, always: a new
+//! incarnation, every session of before is `SessionLost`, watches resync, and revisions go on above all that anybody
+//! saw. What a session held stays held, though, until its host calls and is told, or for another lease: a host that does
+//! not know yet is not surprised by another one. Two holders at once remain possible in two cases: of what was never
+//! replicated, until the first holder calls; and where a host is cut off together with the old master, which goes on
+//! answering it.
+//!
+//! Each time it connects the driver asks all sentinels and believes the one that knows of the latest fail-over, never of
+//! one before what it knew itself, unless most of all the sentinels that there are say so; it connects to nothing that
+//! calls itself a replica. They say so where Sentinel was set up anew, but also where most of them have not heard yet: the
+//! server itself shows then whether it is a master that others have left, and is refused. Four times a second the next
+//! sentinel is asked whether the master still is, so that a master which was cut off from sentinels, or paused, and not
+//! from us, is left soon. What it acknowledged until then is lost and told. Set `min-replicas-to-write 1` and a small
+//! `min-replicas-max-lag` on the servers: such a master then acknowledges nothing, instead of what will be lost. The driver
+//! does not send `WAIT`: it would hold up all who share the connection, and still promise nothing.
+//!
+//! A user behind sentinels needs `INFO`, which tells one server from the next, and on the sentinels
+//! `SENTINEL MASTER` and `SENTINEL GET-MASTER-ADDR-BY-NAME`: who lacks one of them is refused.
+//!
+//! # The wall clock
+//!
+//! Redis has no other clock. When its machine's clock is set forward, leases end early by as much: sessions that
+//! are then due end and are told as expired, while their hosts believe in them until they call or their own
+//! deadline comes. Nothing on the server can tell such a step from time that passed; renewals answer with the server's time,
+//! so that a host can. When the clock is set back, sessions keep what they had left when anybody last wrote or renewed:
+//! none ends early, and none lasts longer by more than the time from that moment to the next call.
 
 mod hub;
 mod reply;
 mod script;
+mod sentinel;
 mod server;
 mod settings;
 mod store;
@@ -38,7 +79,7 @@ use bytes::Bytes;
 use crate::hub::Hub;
 use crate::reply::{Answer, Status};
 use crate::script::Operation;
-use crate::settings::Settings;
+use crate::settings::{Endpoint, Settings, Way};
 use crate::store::Store;
 use crate::watch::{Place, RedisWatch};
 
@@ -63,17 +104,18 @@ impl Redis {
         let store = Store::new(Settings::read(location)?, clock, chance);
         let deadline = store.clock.now() + store.settings.timeout;
         let adopted = store.adopted("connect", deadline).await?;
-        let capability = capability(adopted.server.durable);
-        Ok(Redis { store: Arc::new(store), capability, hub: OnceLock::new() })
+        let capability = capability(&store.settings, adopted.server.durable);
+        Ok(Redis { store, capability, hub: OnceLock::new() })
     }
 }
 
-fn capability(durable: bool) -> Capability {
+fn capability(settings: &Settings, durable: bool) -> Capability {
+    let is_local = matches!(settings.way, Way::Direct(Endpoint::Unix(_)));
     Capability {
-        backend: "redis".into(),
+        backend: if settings.is_replicated() { "redis+sentinel" } else { "redis" }.into(),
         level: if durable { Level::L1 } else { Level::L0 },
         linearizable_reads: true,
-        across_hosts: true,
+        across_hosts: !is_local,
         watch: WatchMode::Pushed,
         order: Order::Namespace,
         expiry: Expiry::Driver,
@@ -133,7 +175,9 @@ impl Driver for Redis {
 
     async fn commit(&self, txn: Txn) -> Result<Committed> {
         txn.check(&self.capability)?;
-        let answer = self.store.call(Operation::Commit, commit_arguments(&txn)).await?;
+        let puts = txn.writes.iter().any(|write| matches!(write, Write::Put { .. }));
+        let operation = if puts { Operation::Commit } else { Operation::Delete };
+        let answer = self.store.call(operation, commit_arguments(&txn)).await?;
         committed(&txn, answer)
     }
 
@@ -151,7 +195,7 @@ impl Driver for Redis {
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
-            .field("server", &self.store.settings.address())
+            .field("server", &self.store.settings.way.to_string())
             .field("namespace", &self.store.settings.namespace)
             .finish_non_exhaustive()
     }

@@ -30,6 +30,8 @@ pub(crate) enum Status {
     /// The store is not the one we knew.
     Changed,
     Foreign,
+    /// The server is a former master, which others have left.
+    Stale,
 }
 
 /// The answer of a script, read from front to back.
@@ -60,6 +62,7 @@ impl Answer {
             -1 => Status::SessionLost,
             -2 => Status::Changed,
             -3 => Status::Foreign,
+            -4 => Status::Stale,
             other => return Err(nonsense(operation, &Reply::Integer(other))),
         };
         answer.revision = answer.revision()?;

@@ -12,11 +12,13 @@ pub(crate) enum Operation {
     Get,
     List,
     Commit,
+    /// A commit that puts nothing.
+    Delete,
     Changes,
 }
 
 /// Every operation, in the order of the enumeration.
-pub(crate) const OPERATIONS: [Operation; 8] = [
+pub(crate) const OPERATIONS: [Operation; 9] = [
     Operation::Adopt,
     Operation::Open,
     Operation::Renew,
@@ -24,6 +26,7 @@ pub(crate) const OPERATIONS: [Operation; 8] = [
     Operation::Get,
     Operation::List,
     Operation::Commit,
+    Operation::Delete,
     Operation::Changes,
 ];
 
@@ -37,7 +40,7 @@ impl Operation {
             Operation::Close => "close",
             Operation::Get => "get",
             Operation::List => "list",
-            Operation::Commit => "commit",
+            Operation::Commit | Operation::Delete => "commit",
             Operation::Changes => "watch",
         }
     }
@@ -45,7 +48,13 @@ impl Operation {
     /// Tells whether a lost answer leaves the caller not knowing what was written. The other operations end
     /// sessions that are due, which happens once whoever does it, and adopting twice is adopting once.
     pub(crate) fn writes(self) -> bool {
-        matches!(self, Operation::Open | Operation::Renew | Operation::Close | Operation::Commit)
+        !matches!(self, Operation::Adopt | Operation::Get | Operation::List | Operation::Changes)
+    }
+
+    /// Tells whether it makes the store larger, so that a full server has to refuse it. The others go on there: who may
+    /// not renew, end and delete can never make room.
+    fn grows(self) -> bool {
+        matches!(self, Operation::Open | Operation::Commit)
     }
 
     /// Returns the script's text.
@@ -57,13 +66,14 @@ impl Operation {
             Operation::Close => include_str!("lua/close.lua"),
             Operation::Get => include_str!("lua/get.lua"),
             Operation::List => include_str!("lua/list.lua"),
-            Operation::Commit => include_str!("lua/commit.lua"),
+            Operation::Commit | Operation::Delete => include_str!("lua/commit.lua"),
             Operation::Changes => include_str!("lua/changes.lua"),
         };
         let bounds = format!(
-            "local HISTORY, HISTORY_BYTES = {}, {}\n",
+            "local HISTORY, HISTORY_BYTES, GROWS = {}, {}, {}\n",
             limits::HISTORY_CHANGES_MAX,
-            limits::HISTORY_BYTES_MAX
+            limits::HISTORY_BYTES_MAX,
+            self.grows()
         );
         [&bounds, include_str!("lua/prelude.lua"), body].concat()
     }

@@ -3,7 +3,7 @@
 use althing_core::{Error, Kind, Result};
 
 use crate::reply::Reply;
-use crate::settings::Settings;
+use crate::settings::Endpoint;
 use crate::wire::{CLUSTER, Wire};
 
 /// A server, as far as promises hang on it.
@@ -16,29 +16,45 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Asks the server. Fails where it is a cluster node or a replica, or may evict our records.
-    pub(crate) async fn examine(wire: &Wire, settings: &Settings) -> Result<Server> {
+    /// Asks the server. Fails where it is a cluster node or a replica, or may evict our records; and, where another
+    /// may take over, if it does not tell which one it is.
+    pub(crate) async fn examine(wire: &Wire, endpoint: &Endpoint, is_replicated: bool) -> Result<Server> {
         let (info, config) = tokio::join!(wire.ask(&["INFO"]), wire.ask(&["CONFIG", "GET", "*append*"]));
         let info = match info? {
             Some(Reply::Bytes(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
             // Not let in: then nothing is known, and nothing is promised.
             _ => String::new(),
         };
-        refuse_unusable(&info).map_err(|error| error.with("server", settings.address()))?;
+        refuse_unusable(&info, is_replicated).map_err(|error| error.with("server", endpoint))?;
         let run = field(&info, "run_id").unwrap_or_default().to_owned();
-        Ok(Server { run, durable: config?.is_some_and(|config| is_durable(&config)) })
+        // What is on the disk of one is not on that of the next.
+        let durable = !is_replicated && config?.is_some_and(|config| is_durable(&config));
+        Ok(Server { run, durable })
     }
 }
 
-fn refuse_unusable(info: &str) -> Result<()> {
+fn refuse_unusable(info: &str, is_replicated: bool) -> Result<()> {
     let refuse = |kind, message: &str| Error::new(kind, "connect", message);
     if field(info, "cluster_enabled") == Some("1") {
         let error = refuse(Kind::Unsupported, CLUSTER);
         return Err(error.advise("Use a single Redis: records of one namespace must change together"));
     }
-    if field(info, "role") == Some("slave") {
-        let error = refuse(Kind::Unavailable, "this Redis is a replica; writes go to its master");
-        return Err(error.advise("Name the master in the backend URL"));
+    match (field(info, "role"), is_replicated) {
+        (Some("slave"), false) => {
+            let error = refuse(Kind::Unavailable, "this Redis is a replica; writes go to its master");
+            return Err(error.advise("Name the master in the backend URL, or its sentinels"));
+        }
+        (Some("slave"), true) => {
+            return Err(refuse(
+                Kind::Unavailable,
+                "the sentinels call this Redis master, and it is a replica",
+            ));
+        }
+        (None, true) => {
+            let error = refuse(Kind::Denied, "this Redis does not let this user ask INFO");
+            return Err(error.advise("Grant +info: without it nobody can tell that another server took over"));
+        }
+        _ => {}
     }
     let limited = field(info, "maxmemory").is_some_and(|bytes| bytes != "0");
     let policy = field(info, "maxmemory_policy").unwrap_or_default();
@@ -71,7 +87,7 @@ mod tests {
 
     #[track_caller]
     fn check_refused(info: &str, kind: Option<Kind>) {
-        assert_eq!(refuse_unusable(info).err().map(|error| error.kind()), kind, "{info}");
+        assert_eq!(refuse_unusable(info, false).err().map(|error| error.kind()), kind, "{info}");
     }
 
     #[test]
@@ -83,6 +99,14 @@ mod tests {
         check_refused("maxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n", None);
         check_refused("maxmemory:10\r\nmaxmemory_policy:allkeys-lru\r\n", Some(Kind::Unsupported));
         check_refused("maxmemory:10\r\nmaxmemory_policy:noeviction\r\n", None);
+    }
+
+    #[test]
+    fn wants_to_know_which_server_took_over() {
+        let refusal = |info| refuse_unusable(info, true).err().map(|error| error.kind());
+        assert_eq!(refusal("role:master\r\n"), None);
+        assert_eq!(refusal("role:slave\r\n"), Some(Kind::Unavailable));
+        assert_eq!(refusal(""), Some(Kind::Denied));
     }
 
     #[track_caller]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use althing_core::{Error, Kind, Result};
@@ -12,12 +13,12 @@ use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, RedisConnectionInfo, RedisError, Script, ServerErrorKind, Value,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
 use crate::reply::Reply;
 use crate::script::{OPERATIONS, Operation};
-use crate::settings::Settings;
+use crate::settings::{Endpoint, Login, Target};
 
 /// The kernel asks a silent peer this often whether it is there, and gives up after this many questions.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -32,23 +33,26 @@ static SCRIPTS: LazyLock<Vec<Script>> =
 pub(crate) struct Wire {
     connection: MultiplexedConnection,
     task: JoinHandle<()>,
+    /// The server said that it is no master any more.
+    demoted: AtomicBool,
 }
 
 impl Wire {
     /// Connects and logs in. Nothing is written, so every error has no effect.
-    pub(crate) async fn dial(settings: &Settings) -> Result<Wire> {
-        let stream = stream(settings).await?;
+    pub(crate) async fn dial(target: &Target) -> Result<Wire> {
+        let stream = stream(target).await?;
         // Time limits are ours: the crate's would hide whether a request was sent.
         let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(QUEUE);
-        let (connection, work) = MultiplexedConnection::new_with_config(&login(settings), stream, config)
-            .await
-            .map_err(|error| fault("connect", false, error).with("server", settings.address()))?;
-        Ok(Wire { connection, task: tokio::spawn(work) })
+        let (connection, work) =
+            MultiplexedConnection::new_with_config(&login(&target.login), stream, config)
+                .await
+                .map_err(|error| fault("connect", false, error).with("server", &target.endpoint))?;
+        Ok(Wire { connection, task: tokio::spawn(work), demoted: AtomicBool::new(false) })
     }
 
-    /// Tells whether the connection was still open when it was last looked at.
+    /// Tells whether the connection can still be used: open when last looked at, and to a master when last asked.
     pub(crate) fn is_open(&self) -> bool {
-        !self.task.is_finished()
+        !self.task.is_finished() && !self.demoted.load(Ordering::Acquire)
     }
 
     /// Runs a script by its digest, and by its text where the server does not know it yet.
@@ -94,10 +98,16 @@ impl Wire {
     }
 
     async fn send(&self, command: Cmd) -> Result<Value, RedisError> {
-        match self.connection.clone().req_packed_command(&command).await {
+        let sent = match self.connection.clone().req_packed_command(&command).await {
             Ok(Value::ServerError(error)) => Err(error.into()),
             sent => sent,
+        };
+        if let Err(error) = &sent
+            && let ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) = error.kind()
+        {
+            self.demoted.store(true, Ordering::Release);
         }
+        sent
     }
 }
 
@@ -122,10 +132,10 @@ pub(crate) struct Ear {
 
 impl Ear {
     /// Connects, logs in and subscribes.
-    pub(crate) async fn open(settings: &Settings, channel: &str) -> Result<Ear> {
-        let failed = |error| fault("subscribe", false, error).with("server", settings.address());
-        let stream = stream(settings).await?;
-        let (mut sink, stream) = PubSub::new(&login(settings), stream).await.map_err(failed)?.split();
+    pub(crate) async fn open(target: &Target, channel: &str) -> Result<Ear> {
+        let failed = |error| fault("subscribe", false, error).with("server", &target.endpoint);
+        let stream = stream(target).await?;
+        let (mut sink, stream) = PubSub::new(&login(&target.login), stream).await.map_err(failed)?.split();
         sink.subscribe(channel).await.map_err(failed)?;
         Ok(Ear { sink, stream })
     }
@@ -146,19 +156,22 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-async fn stream(settings: &Settings) -> Result<Box<dyn Stream>> {
+async fn stream(target: &Target) -> Result<Box<dyn Stream>> {
     let unreachable = |error: std::io::Error| {
-        let message = format!("Redis at {} cannot be reached", settings.address());
+        let message = format!("Redis at {} cannot be reached", target.endpoint);
         Error::new(Kind::Unavailable, "connect", message).because(error)
     };
-    let stream = TcpStream::connect((settings.host.as_str(), settings.port)).await.map_err(unreachable)?;
+    let (host, port) = match &target.endpoint {
+        Endpoint::Unix(file) => return Ok(Box::new(UnixStream::connect(file).await.map_err(unreachable)?)),
+        Endpoint::Tcp { host, port } => (host.as_str(), *port),
+    };
+    let stream = TcpStream::connect((host, port)).await.map_err(unreachable)?;
     tune(&stream).map_err(unreachable)?;
-    match &settings.tls {
+    match &target.tls {
         None => Ok(Box::new(stream)),
         Some(tls) => {
-            let stream = tls.connect(stream).await.map_err(|error| {
-                let message =
-                    format!("Redis at {} refused TLS, or is not who it should be", settings.address());
+            let stream = tls.connect(host, stream).await.map_err(|error| {
+                let message = format!("Redis at {} refused TLS, or is not who it should be", target.endpoint);
                 Error::new(Kind::Unavailable, "connect", message)
                     .because(error)
                     .advise("Check the port, and tls-ca in the backend URL")
@@ -178,12 +191,12 @@ fn tune(stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-fn login(settings: &Settings) -> RedisConnectionInfo {
-    let mut login = RedisConnectionInfo::default().set_db(settings.database.into()).set_skip_set_lib_name();
-    if let Some(user) = &settings.user {
+fn login(of: &Login) -> RedisConnectionInfo {
+    let mut login = RedisConnectionInfo::default().set_db(of.database.into()).set_skip_set_lib_name();
+    if let Some(user) = &of.user {
         login = login.set_username(user);
     }
-    if let Some(password) = &settings.password {
+    if let Some(password) = &of.password {
         login = login.set_password(password.expose());
     }
     login
@@ -228,7 +241,7 @@ fn meaning(error: &RedisError) -> (Kind, &'static str, bool) {
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
             (Kind::Internal, "the server answered what is not Redis", true)
         }
-        // Sentinel, cluster and RESP3, of which we use none; the crate may add kinds.
+        // The crate's own Sentinel and cluster, and RESP3, of which we use none; the crate may add kinds.
         _ => (Kind::Internal, "the client failed", true),
     }
 }
@@ -256,7 +269,7 @@ fn code_meaning(code: &str) -> (Kind, &'static str, bool) {
     match code {
         "NOAUTH" | "WRONGPASS" => (Kind::Denied, "Redis refused user and password", false),
         // These four are looked at before a script's first write.
-        "OOM" => (Kind::Unavailable, "Redis has reached its memory limit", false),
+        "OOM" => (Kind::Unavailable, "Redis is full: raise its maxmemory, or delete records", false),
         "MISCONF" => (Kind::Unavailable, "Redis cannot write its data to disk", false),
         "NOREPLICAS" => (Kind::Unavailable, "Redis lacks the replicas it is told to have", false),
         "BUSY" => (Kind::Unavailable, "Redis is busy with a long script", false),

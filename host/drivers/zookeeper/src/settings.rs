@@ -48,7 +48,7 @@ impl Settings {
             return Err(location.wrong("no server").advise("Write zookeeper://host1,host2,host3"));
         }
         let login = login(location)?;
-        let tls = if wants_tls(location)? { Some(tls::prepare(location, &servers)?) } else { None };
+        let tls = if althing_tls::wanted(location)? { Some(tls::prepare(location, &servers)?) } else { None };
         Ok(Settings {
             servers,
             access: access(location, login.is_some())?,
@@ -89,17 +89,6 @@ fn login(location: &Location) -> Result<Option<(String, Secret)>> {
         (None, None) => Ok(None),
         (Some(user), Some(password)) => Ok(Some((user.clone(), password.clone()))),
         _ => Err(location.wrong("user and password need each other").advise("Write user:password@")),
-    }
-}
-
-fn wants_tls(location: &Location) -> Result<bool> {
-    let implied = althing_tls::implied_by(location).is_some();
-    match location.option("tls") {
-        None => Ok(implied),
-        Some("true") => Ok(true),
-        Some("false") if !implied => Ok(false),
-        Some("false") => Err(location.wrong("tls=false with a certificate").advise("Leave out tls=false")),
-        Some(other) => Err(location.wrong(format!("tls is {other:?}")).advise("Write tls=true or tls=false")),
     }
 }
 

@@ -1,18 +1,16 @@
 //! ZooKeeper does what every driver must do, on one server and on three.
 
-use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use althing_conformance::{Stage, Subject, cases, main as run, trials};
+use althing_conformance::{Subject, main as run, trials_by_file};
 use althing_core::{Clock, Driver, Error, Kind, OsChance, Result, SystemClock};
 use althing_driver_zookeeper::ZooKeeper;
 use althing_test_servers::{Ensemble, ZooKeeper as Server, ZooKeeperOptions, ready_for};
-use libtest_mimic::Trial;
 use tokio::sync::Mutex;
 
-/// Private servers for one case.
+/// Private servers for the cases of a file.
 struct OnZooKeeper {
     url: String,
     servers: Mutex<Servers>,
@@ -61,32 +59,9 @@ impl Subject for OnZooKeeper {
     }
 }
 
-/// How long all cases of a file may take on the wall.
-const FILE_DEADLINE: Duration = Duration::from_secs(150);
-
-/// Makes one test of all cases of a file, one after the other on the same three servers: to start them takes
-/// longer than most cases.
-fn on_three(file: &'static str) -> Trial {
-    Trial::test(format!("zookeeper-3::{file}"), move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(async move {
-            let servers = Arc::new(OnZooKeeper::three().await?);
-            let ours = cases().iter().filter(|case| case.name.split("::").next() == Some(file));
-            for case in ours {
-                let stage = Stage::new(servers.clone(), case.name.replace("::", "-"));
-                let run = tokio::time::timeout(FILE_DEADLINE, tokio::spawn((case.run)(stage)));
-                let ended = run.await.map_err(|_| format!("{} hangs", case.name))?;
-                ended.map_err(|error| format!("{}: {error}", case.name))?;
-            }
-            Ok(())
-        })
-    })
-}
-
 fn main() -> ExitCode {
-    let mut all = trials("zookeeper-1", OnZooKeeper::one);
-    let files: BTreeSet<_> = cases().iter().filter_map(|case| case.name.split("::").next()).collect();
-    all.extend(files.into_iter().map(on_three));
+    let mut all = trials_by_file("zookeeper", OnZooKeeper::one);
+    all.extend(trials_by_file("ensemble", OnZooKeeper::three));
     let missing = !ready_for("zookeeper");
     run(all.into_iter().map(|trial| trial.with_ignored_flag(missing)).collect())
 }

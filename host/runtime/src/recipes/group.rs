@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use althing_core::info::{Event, GroupInfo, GroupSummary};
-use althing_core::{Error, Guard, Key, Kind, Principal, Result, Txn, limits};
+use althing_core::{Error, Guard, Key, Kind, Principal, Requirement, Result, Txn, limits};
 use tokio::sync::broadcast;
 
 use crate::apply::{Applied, no_group};
@@ -52,10 +52,11 @@ impl GroupStream {
 }
 
 impl Runtime {
-    /// Creates a group. Fails with `Exists` when there is one of that name.
-    pub async fn create_group(&self, _by: &Principal, name: &str) -> Result<()> {
+    /// Creates a group. Fails with `Exists` when there is one of that name, and with `Unsupported` where the backend
+    /// promises less than the group requires of it.
+    pub async fn create_group(&self, _by: &Principal, name: &str, require: &Requirement) -> Result<()> {
         admit::name("group", name)?;
-        match self.0.make_group(name).await? {
+        match self.0.make_group(name, require).await? {
             Applied::At(revision) => {
                 self.0.settle(revision).await;
                 Ok(())
@@ -93,7 +94,8 @@ impl Runtime {
 }
 
 impl Host {
-    pub(crate) async fn make_group(&self, name: &str) -> Result<Applied> {
+    pub(crate) async fn make_group(&self, name: &str, require: &Requirement) -> Result<Applied> {
+        self.driver.capability().check("create group", require)?;
         if self.mirror.count() >= limits::GROUPS_MAX {
             return Err(Error::new(
                 Kind::TooLarge,
@@ -103,7 +105,7 @@ impl Host {
             .with("groups_max", limits::GROUPS_MAX)
             .advise("Delete groups that nobody uses, or use another namespace"));
         }
-        let record = GroupRecord::new(self.nonce());
+        let record = GroupRecord::new(self.nonce(), *require);
         self.write(name, Guard::Absent(group_key(name)), record, Txn::new()).await
     }
 

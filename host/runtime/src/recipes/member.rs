@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use althing_core::info::{JoinAsk, Joined, SessionEvent};
-use althing_core::{Effect, Error, Guard, Kind, Record, Result, SessionId, Txn, limits};
+use althing_core::{Effect, Error, Guard, Kind, Record, Result, SessionId, Stamp, Txn, limits};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -86,25 +86,32 @@ impl Host {
         Ok(joined)
     }
 
-    /// Writes the member's record, made anew from fresh reads as long as others write first.
+    /// Writes the member's record: at first on what this host has seen, in one round trip, then made anew from fresh reads as
+    /// long as others write first.
     async fn write_member(&self, session: &str, group: &str, member: &LocalMember) -> Result<Record> {
         for round in 0..limits::CONFLICT_TRIES {
             let anchor = self.held("join")?;
             let Some(read) = self.group_to_join(group, &member.ask, round == 0).await? else { continue };
             let key = member_key(group, &member.ask.id);
-            let former = self.driver.get(&key).await?;
+            let seen =
+                self.mirror.group(group).is_some_and(|group| group.members.contains_key(&member.ask.id));
+            let former = if round == 0 && !seen { None } else { self.driver.get(&key).await? };
             if let Some(former) = &former {
                 self.may_supersede(session, group, member, former)?;
             }
             let value = encode(&self.member_record(member));
             let txn = Txn::new().guard(read.guard).guard(Guard::since(&key, former.as_ref())).put_owned(
                 key.clone(),
-                value,
+                value.clone(),
                 anchor,
             );
             let landed =
                 async || Ok(self.find_member(group, member).await?.map(|found| found.stamp.modified));
-            if let Applied::At(_) = self.commit_known(txn, landed).await? {
+            if let Applied::At(revision) = self.commit_known(txn, landed).await? {
+                if former.is_none() {
+                    let stamp = Stamp { created: revision, modified: revision };
+                    return Ok(Record { key, value: value.into(), session: Some(anchor), stamp });
+                }
                 let found = self.find_member(group, member).await.map_err(Error::with_unknown_effect)?;
                 return found.ok_or_else(|| no_lease("join"));
             }
@@ -120,7 +127,7 @@ impl Host {
             None => match self.read_group(group).await {
                 Ok(read) => read,
                 Err(error) if error.kind() == Kind::NotFound && ask.create => {
-                    self.make_group(group).await?;
+                    self.make_group(group, &ask.require).await?;
                     return Ok(None);
                 }
                 Err(error) => return Err(error),
@@ -128,6 +135,10 @@ impl Host {
         };
         if read.record.closing {
             return Err(no_group(group).with("closing", true));
+        }
+        let capability = self.driver.capability();
+        for required in [&read.record.require, &ask.require] {
+            capability.check("join", required).map_err(|error| error.with("group", group))?;
         }
         let members = self.mirror.group(group).map_or(0, |group| group.members.len());
         if members >= limits::GROUP_MEMBERS_MAX {

@@ -8,23 +8,21 @@ use althing_core::{Error, Kind};
 use axum::extract::State as Shared;
 use axum::{Extension, Json};
 
-use super::{By, State};
+use super::{By, On, State};
 use crate::answer::{Answer, Asked, Body, Empty, Names, Reply, Sent, Session};
 
-pub(super) async fn list(Shared(state): Shared<State>) -> Answer<Json<Vec<BehaviourSummary>>> {
-    Ok(Json(state.runtime.behaviours()?))
+pub(super) async fn list(On(runtime): On) -> Answer<Json<Vec<BehaviourSummary>>> {
+    Ok(Json(runtime.behaviours()?))
 }
 
-pub(super) async fn show(
-    Shared(state): Shared<State>,
-    Names(behaviour): Names<String>,
-) -> Answer<Json<BehaviourInfo>> {
-    Ok(Json(state.runtime.behaviour(&behaviour)?))
+pub(super) async fn show(On(runtime): On, Names(behaviour): Names<String>) -> Answer<Json<BehaviourInfo>> {
+    Ok(Json(runtime.behaviour(&behaviour)?))
 }
 
 /// When the client goes away, this is dropped and the behaviour clears away what it wrote for the waiting.
 pub(super) async fn call(
     Shared(state): Shared<State>,
+    On(runtime): On,
     Names(behaviour): Names<String>,
     Asked(query): Asked<CallQuery>,
     Session(session): Session,
@@ -33,7 +31,7 @@ pub(super) async fn call(
     let timeout = query.timeout_ms.map(Duration::from_millis);
     let ask = BehaviourAsk { operation: query.operation, body: bytes, timeout };
     tokio::select! {
-        answer = state.runtime.call_behaviour(&session, &behaviour, ask) => match answer {
+        answer = runtime.call_behaviour(&session, &behaviour, ask) => match answer {
             // Where the host ends, so do the connections that sessions hang on.
             Err(error) if error.kind() == Kind::SessionLost && state.ending.is_cancelled() => Err(ends().into()),
             answer => Ok(Reply { bytes: answer?, is_json }),
@@ -48,28 +46,28 @@ fn ends() -> Error {
 }
 
 pub(super) async fn remove(
-    Shared(state): Shared<State>,
+    On(runtime): On,
     Extension(by): By,
     Names(behaviour): Names<String>,
 ) -> Answer<Empty<204>> {
-    state.runtime.remove_behaviour(&by, &behaviour).await?;
+    runtime.remove_behaviour(&by, &behaviour).await?;
     Ok(Empty)
 }
 
 pub(super) async fn activate(
-    Shared(state): Shared<State>,
+    On(runtime): On,
     Extension(by): By,
     Names(behaviour): Names<String>,
     Body(ask): Body<ActivationAsk>,
 ) -> Answer<Json<BehaviourInfo>> {
-    let info = state.runtime.activate_behaviour(&by, &behaviour, &ask.policy, ask.digest).await?;
+    let info = runtime.activate_behaviour(&by, &behaviour, &ask.policy, ask.digest).await?;
     Ok(Json(info))
 }
 
 pub(super) async fn rollback(
-    Shared(state): Shared<State>,
+    On(runtime): On,
     Extension(by): By,
     Names(behaviour): Names<String>,
 ) -> Answer<Json<BehaviourInfo>> {
-    Ok(Json(state.runtime.rollback_behaviour(&by, &behaviour).await?))
+    Ok(Json(runtime.rollback_behaviour(&by, &behaviour).await?))
 }

@@ -6,105 +6,100 @@ use althing_core::{Error, Kind, limits};
 use axum::extract::State as Shared;
 use axum::{Extension, Json};
 
-use super::{By, State};
+use super::{By, On, State};
 use crate::answer::{Answer, Asked, Body, Empty, Names, Session, Told};
 use crate::stream::{self, Events};
 
-pub(super) async fn list(Shared(state): Shared<State>) -> Answer<Json<Vec<GroupSummary>>> {
-    Ok(Json(state.runtime.groups()?))
+pub(super) async fn list(On(runtime): On) -> Answer<Json<Vec<GroupSummary>>> {
+    Ok(Json(runtime.groups()?))
 }
 
 pub(super) async fn create(
-    Shared(state): Shared<State>,
+    On(runtime): On,
     Extension(by): By,
     Body(ask): Body<GroupAsk>,
 ) -> Answer<Empty<201>> {
     nameable("group", &ask.name)?;
-    state.runtime.create_group(&by, &ask.name).await?;
+    runtime.create_group(&by, &ask.name, &ask.require).await?;
     Ok(Empty)
 }
 
-pub(super) async fn show(
-    Shared(state): Shared<State>,
-    Names(group): Names<String>,
-) -> Answer<Json<GroupInfo>> {
-    Ok(Json(state.runtime.group(&group)?))
+pub(super) async fn show(On(runtime): On, Names(group): Names<String>) -> Answer<Json<GroupInfo>> {
+    Ok(Json(runtime.group(&group)?))
 }
 
 pub(super) async fn delete(
-    Shared(state): Shared<State>,
+    On(runtime): On,
     Extension(by): By,
     Names(group): Names<String>,
 ) -> Answer<Empty<204>> {
-    state.runtime.delete_group(&by, &group).await?;
+    runtime.delete_group(&by, &group).await?;
     Ok(Empty)
 }
 
 pub(super) async fn events(
     Shared(state): Shared<State>,
+    On(runtime): On,
     Names(group): Names<String>,
 ) -> Answer<Events<Event>> {
-    Ok(stream::events(state.runtime.watch_group(&group)?, state.ending))
+    Ok(stream::events(runtime.watch_group(&group)?, state.ending))
 }
 
 pub(super) async fn join(
-    Shared(state): Shared<State>,
+    On(runtime): On,
     Names(group): Names<String>,
     Session(session): Session,
     Body(ask): Body<JoinAsk>,
 ) -> Answer<Told<201, Joined>> {
     nameable("member", &ask.id)?;
-    Ok(Told(state.runtime.join(&session, &group, ask).await?))
+    Ok(Told(runtime.join(&session, &group, ask).await?))
 }
 
 pub(super) async fn leave(
-    Shared(state): Shared<State>,
+    On(runtime): On,
     Names((group, id)): Names<(String, String)>,
     Session(session): Session,
 ) -> Answer<Empty<204>> {
-    state.runtime.leave(&session, &group, &id).await?;
+    runtime.leave(&session, &group, &id).await?;
     Ok(Empty)
 }
 
-pub(super) async fn leader(
-    Shared(state): Shared<State>,
-    Names(group): Names<String>,
-) -> Answer<Json<Option<LeaderInfo>>> {
-    Ok(Json(state.runtime.group(&group)?.leader))
+pub(super) async fn leader(On(runtime): On, Names(group): Names<String>) -> Answer<Json<Option<LeaderInfo>>> {
+    Ok(Json(runtime.group(&group)?.leader))
 }
 
 pub(super) async fn stand_down(
-    Shared(state): Shared<State>,
+    On(runtime): On,
     Extension(by): By,
     Names(group): Names<String>,
 ) -> Answer<Json<StoodDown>> {
-    Ok(Json(state.runtime.stand_down(&by, &group).await?))
+    Ok(Json(runtime.stand_down(&by, &group).await?))
 }
 
 pub(super) async fn activate(
-    Shared(state): Shared<State>,
+    On(runtime): On,
     Extension(by): By,
     Names(group): Names<String>,
     Body(ask): Body<ActivationAsk>,
 ) -> Answer<Json<GroupInfo>> {
-    Ok(Json(state.runtime.activate(&by, &group, &ask.policy, ask.digest).await?))
+    Ok(Json(runtime.activate(&by, &group, &ask.policy, ask.digest).await?))
 }
 
 pub(super) async fn rollback(
-    Shared(state): Shared<State>,
+    On(runtime): On,
     Extension(by): By,
     Names(group): Names<String>,
 ) -> Answer<Json<GroupInfo>> {
-    Ok(Json(state.runtime.rollback(&by, &group).await?))
+    Ok(Json(runtime.rollback(&by, &group).await?))
 }
 
 pub(super) async fn decisions(
-    Shared(state): Shared<State>,
+    On(runtime): On,
     Names(group): Names<String>,
     Asked(query): Asked<DecisionsQuery>,
 ) -> Answer<Json<Vec<Decision>>> {
     let limit = query.limit.unwrap_or(limits::DECISIONS_SHOWN_DEFAULT);
-    Ok(Json(state.runtime.decisions(&group, limit)?))
+    Ok(Json(runtime.decisions(&group, limit)?))
 }
 
 /// Refuses the one name that cannot be asked for again: the empty one takes no place in a path.

@@ -5,15 +5,17 @@ mod groups;
 mod host;
 mod policies;
 mod sessions;
+mod waist;
 
 use std::fmt;
 
-use althing_client::wire::BASE;
+use althing_client::wire::{BACKEND_HEADER, BASE};
 use althing_core::{Error, Kind, Principal};
-use althing_runtime::Runtime;
-use axum::extract::{MatchedPath, Request, State as Shared};
+use althing_runtime::{Backends, Runtime};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State as Shared};
 use axum::handler::Handler;
 use axum::http::Method;
+use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
@@ -21,13 +23,13 @@ use axum::{Extension, Router};
 use tokio_util::sync::CancellationToken;
 
 use crate::MetricsPage;
-use crate::answer::Failure;
+use crate::answer::{Answer, Failure};
 use crate::openapi::{Described, Operation, Reads};
 
 /// What every route can reach.
 #[derive(Clone)]
 pub(crate) struct State {
-    pub(crate) runtime: Runtime,
+    pub(crate) backends: Backends,
     /// Done when the host ends.
     pub(crate) ending: CancellationToken,
     pub(crate) metrics: Option<MetricsPage>,
@@ -44,6 +46,24 @@ type By = Extension<Principal>;
 
 impl Reads for By {
     fn tell(_: &mut Operation<'_>) {}
+}
+
+/// The runtime of the backend that the request is for.
+pub(crate) struct On(pub(crate) Runtime);
+
+impl FromRequestParts<State> for On {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &State) -> Answer<Self> {
+        let name = parts.headers.get(BACKEND_HEADER).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        Ok(On(state.backends.get(name.as_deref())?.clone()))
+    }
+}
+
+impl Reads for On {
+    fn tell(operation: &mut Operation<'_>) {
+        operation.reads_header(BACKEND_HEADER, false, "The backend it is for, by its name on this host.");
+    }
 }
 
 impl Reads for Shared<State> {
@@ -118,6 +138,7 @@ fn table() -> Vec<Route> {
         route(M::GET, "/policies", policies::list, "List the policies that were pushed"),
         route(M::POST, "/policies", policies::push, "Upload a packed bundle; a job says how far it has come"),
         route(M::GET, "/policies/{policy}", policies::show, "Show a policy and its versions"),
+        route(M::POST, "/waist", waist::open, "Share the backend of this host; a stream of bytes follows"),
         route(M::GET, "/jobs/{job}", policies::job, "Show how far an upload has come"),
     ]
 }

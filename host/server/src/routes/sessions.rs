@@ -5,50 +5,47 @@ use althing_core::info::{Renewal, SessionAsk, SessionEvent, SessionGrant};
 use axum::extract::State as Shared;
 use axum::{Extension, Json};
 
-use super::{By, State};
+use super::{By, On, State};
 use crate::answer::{Answer, Body, Empty, Names, Session, Told};
 use crate::stream::{self, Events};
 
 pub(super) async fn open(
-    Shared(state): Shared<State>,
+    On(runtime): On,
     Extension(by): By,
     Body(ask): Body<SessionAsk>,
 ) -> Answer<Told<201, SessionGrant>> {
-    Ok(Told(state.runtime.open_session(&by, ask, true)?))
+    Ok(Told(runtime.open_session(&by, ask, true)?))
 }
 
 pub(super) async fn renew(
-    Shared(state): Shared<State>,
+    On(runtime): On,
     Names(id): Names<String>,
     session: Session,
 ) -> Answer<Json<Renewal>> {
-    Ok(Json(state.runtime.renew_session(&session.named(&id)?)?))
+    Ok(Json(runtime.renew_session(&session.named(&id)?)?))
 }
 
-pub(super) async fn end(
-    Shared(state): Shared<State>,
-    Names(id): Names<String>,
-    session: Session,
-) -> Answer<Empty<204>> {
-    state.runtime.end_session(&session.named(&id)?).await?;
+pub(super) async fn end(On(runtime): On, Names(id): Names<String>, session: Session) -> Answer<Empty<204>> {
+    runtime.end_session(&session.named(&id)?).await?;
     Ok(Empty)
 }
 
 pub(super) async fn events(
     Shared(state): Shared<State>,
+    On(runtime): On,
     Names(id): Names<String>,
     session: Session,
 ) -> Answer<Events<SessionEvent>> {
-    let events = state.runtime.session_events(&session.named(&id)?)?;
+    let events = runtime.session_events(&session.named(&id)?)?;
     Ok(stream::events(events, state.ending))
 }
 
 pub(super) async fn stopped(
-    Shared(state): Shared<State>,
+    On(runtime): On,
     Names(id): Names<String>,
     session: Session,
     Body(ask): Body<StoppedAsk>,
 ) -> Answer<Empty<204>> {
-    state.runtime.confirm_stopped(&session.named(&id)?, &ask.group, ask.term)?;
+    runtime.confirm_stopped(&session.named(&id)?, &ask.group, ask.term)?;
     Ok(Empty)
 }

@@ -8,8 +8,9 @@ use althing_client::{Address, Client};
 use althing_core::{OsChance, SystemClock};
 use althing_driver_memory::Memory;
 use althing_engine::{Engine, EngineConfig};
-use althing_runtime::{Runtime, RuntimeConfig};
+use althing_runtime::{Backends, DEFAULT_BACKEND, Runtime, RuntimeConfig};
 use althing_server::{Server, ServerConfig};
+use futures::future::join_all;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
@@ -24,21 +25,33 @@ pub(crate) struct Host {
     pub(crate) running: JoinHandle<()>,
 }
 
+async fn begin(backend: &str) -> Runtime {
+    let driver = Arc::new(Memory::new(Arc::new(SystemClock), Arc::new(OsChance)));
+    let config = RuntimeConfig {
+        allow_unsigned: true,
+        backend: backend.into(),
+        ..RuntimeConfig::new(tokio::runtime::Handle::current())
+    };
+    Runtime::start(config, driver, Engine::new(EngineConfig::default()).unwrap()).await.unwrap()
+}
+
 impl Host {
     pub(crate) async fn start() -> Host {
+        Host::with(&[DEFAULT_BACKEND]).await
+    }
+
+    /// Starts a host with several backends.
+    pub(crate) async fn with(backends: &[&str]) -> Host {
         let folder = tempfile::tempdir().unwrap();
-        let driver = Arc::new(Memory::new(Arc::new(SystemClock), Arc::new(OsChance)));
-        let config =
-            RuntimeConfig { allow_unsigned: true, ..RuntimeConfig::new(tokio::runtime::Handle::current()) };
-        let engine = Engine::new(EngineConfig::default()).unwrap();
-        let runtime = Runtime::start(config, driver, engine).await.unwrap();
+        let runtimes = join_all(backends.iter().map(|name| begin(name))).await;
+        let runtime = runtimes[0].clone();
         let config = ServerConfig {
             socket: folder.path().join("a.sock"),
             listen: Some("127.0.0.1:0".parse().unwrap()),
             token_file: folder.path().join("token"),
             metrics: None,
         };
-        let server = Server::bind(config, runtime.clone()).await.unwrap();
+        let server = Server::bind(config, Backends::new(runtimes).unwrap()).await.unwrap();
         let Address::Tcp(port) = server.addresses()[1].clone() else { panic!("no port") };
         let (end, ended) = oneshot::channel();
         let running = tokio::spawn(server.run(async move { drop(ended.await) }));

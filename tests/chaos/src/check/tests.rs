@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use althing_core::info::{Event, GroupInfo, LeaderInfo, MemberInfo};
-use althing_core::{Cause, Revision};
+use althing_core::{Cause, Requirement, Revision};
 
 use super::{Rule, check};
 use crate::history::{Ask, Entry, History, Outcome, Recorder, What};
@@ -62,6 +62,7 @@ fn leader(id: &str, term: u64) -> LeaderInfo {
 
 fn group(revision: u64, members: &[&str], led: Option<(&str, u64)>) -> GroupInfo {
     GroupInfo {
+        require: Requirement::NONE,
         name: GROUP.into(),
         revision: Revision(revision),
         members: members.iter().map(|id| member(id, "1")).collect(),

@@ -11,10 +11,15 @@ pub(super) async fn round(stage: &mut Stage) -> Result<()> {
     kill_member(stage).await?;
     stop_member(stage).await?;
     stop_host(stage).await?;
-    if matches!(stage.server, Server::Memory) {
+    match stage.server {
+        // Nothing outlives the only host.
+        Server::Memory => return Ok(()),
+        Server::Embedded(_) => return restart_host(stage).await,
+        _ => kill_host(stage).await?,
+    }
+    if stage.server.pid().is_none() {
         return Ok(());
     }
-    kill_host(stage).await?;
     kill_server(stage).await?;
     stop_server(stage).await
 }
@@ -57,6 +62,15 @@ async fn kill_host(stage: &mut Stage) -> Result<()> {
     stage.heal().await
 }
 
+async fn restart_host(stage: &mut Stage) -> Result<()> {
+    let (_, leader) = stage.leader().await?;
+    stage.fault(format!("kill -9 of {}, the only host, and its restart", stage.hosts[0].name));
+    stage.hosts[0].kill().await;
+    stage.hosts[0].start().await?;
+    stage.leader_after(leader.term).await?;
+    stage.heal().await
+}
+
 async fn kill_server(stage: &mut Stage) -> Result<()> {
     stage.fault("kill -9 of the server that leads, and its restart");
     stage.server.restart_one().await;
@@ -65,8 +79,8 @@ async fn kill_server(stage: &mut Stage) -> Result<()> {
 
 async fn stop_server(stage: &mut Stage) -> Result<()> {
     stage.fault("the server that leads stands still for three leases");
-    let stopped = stage.server.pid().map(Stopped::new);
+    stage.server.pause_one().await;
     stage.stand(3 * stage.setting.lease).await;
-    drop(stopped);
+    stage.server.resume();
     stage.heal().await
 }

@@ -1,4 +1,4 @@
-//! A rolling restart of the ensemble, under load: what an operator does on a working day.
+//! A rolling restart of servers that agree, under load: what an operator does on a working day.
 
 use althing_test_servers::Server;
 use anyhow::{Result, ensure};
@@ -10,8 +10,10 @@ use crate::stage::Stage;
 pub(super) async fn round(stage: &mut Stage) -> Result<()> {
     let (_, before) = stage.leader().await?;
     stage.fault("rolling restart of all servers");
-    if let Server::Ensemble(ensemble) = &mut stage.server {
-        ensemble.roll().await;
+    match &mut stage.server {
+        Server::Ensemble(ensemble) => ensemble.roll().await,
+        Server::Etcd(cluster) => cluster.roll().await,
+        _ => {}
     }
     stage.heal().await?;
     let (_, after) = stage.leader().await?;

@@ -30,6 +30,19 @@ pub(super) async fn lists_in_the_order_of_bytes(stage: Stage) {
     }
 }
 
+pub(super) async fn lists_long_names_that_differ_in_their_last_byte(stage: Stage) {
+    let driver = stage.connect().await;
+    let longest = driver.capability().key_bytes_max as usize;
+    let long = |last: u8| [&vec![b'n'; longest - 1][..], &[last]].concat();
+    // Not in their order, which a store that looks only at how they begin would find.
+    let names = [5, 1, 7, 3, 0, 6, 2, 4].map(long);
+    put_all(&*driver, &names.each_ref().map(Vec::as_slice)).await;
+    for limit in [1, 2, 3, 0] {
+        let records = list_all(&*driver, &key("n"), limit).await;
+        assert!(records.iter().map(|record| record.key.as_bytes()).eq((0..8).map(long)), "by {limit}");
+    }
+}
+
 pub(super) async fn goes_on_after_any_key(stage: Stage) {
     let driver = stage.connect().await;
     put_all(&*driver, &[b"o", b"p/1", b"p/3", b"p/5", b"q"]).await;

@@ -46,6 +46,7 @@ table! {
         refuses_absent_where_a_record_is(1),
         refuses_unchanged_after_a_write_or_a_deletion(1),
         refuses_a_guard_on_an_old_incarnation(1),
+        refuses_a_guard_on_a_stamp_of_zeros(1),
         checks_guards_without_writes(1),
         deletes_what_is_not_there(1),
         refuses_a_transaction_that_is_empty_or_contradicts_itself(1),
@@ -88,6 +89,7 @@ table! {
         misses_nothing_between_a_listing_and_a_watch(1);
     list:
         lists_in_the_order_of_bytes(1),
+        lists_long_names_that_differ_in_their_last_byte(1),
         goes_on_after_any_key(1),
         bounds_its_pages(1),
         bounds_the_bytes_of_a_page(1),

@@ -88,6 +88,21 @@ pub(super) async fn refuses_a_guard_on_an_old_incarnation(stage: Stage) {
     assert_eq!(value(&*driver, "a").await.as_deref(), Some("same"));
 }
 
+/// A backend may know what is not there by zeros. No record has them.
+pub(super) async fn refuses_a_guard_on_a_stamp_of_zeros(stage: Stage) {
+    let driver = stage.connect().await;
+    let guard = Guard::Unchanged(key("a"), Stamp { created: Revision::ZERO, modified: Revision::ZERO });
+    let guarded = || Txn::new().guard(guard.clone());
+    for present in [false, true] {
+        for txn in [guarded(), guarded().put(key("a"), "new"), guarded().delete(key("a"))] {
+            refused(driver.commit(txn).await, Kind::Conflict);
+        }
+        let found = value(&*driver, "a").await;
+        assert_eq!(found.as_deref(), present.then_some("1"));
+        put(&*driver, "a", "1").await;
+    }
+}
+
 pub(super) async fn checks_guards_without_writes(stage: Stage) {
     let driver = stage.connect().await;
     let done = put(&*driver, "a", "1").await;

@@ -105,16 +105,17 @@ fn check_cause(follower: &Follower, name: &str, expected: Cause) -> Revision {
 
 pub(super) async fn tells_an_expiry_with_its_cause_and_without_traffic(stage: Stage) {
     let (one, two) = (stage.connect().await, stage.connect().await);
-    let session = stage.short_session(&*one).await;
-    put_owned(&*one, "w/a", "1", &session).await;
     put(&*one, "w/free", "1").await;
     let mut follower = Follower::begin(&*two, &key("w/")).await;
     let mut sessions = Follower::begin(&*two, &key("session/")).await;
+    let session = stage.short_session(&*one).await;
+    put_owned(&*one, "w/a", "1", &session).await;
     // Nobody asks the backend for anything but its watches, and they wait already when the time comes.
-    let told = follower.until(|follower| !follower.records.contains_key(&key("w/a")));
+    let goes = |change: &Change| matches!(change, Change::Deleted { .. });
+    let told = follower.until(|follower| follower.changes.last().is_some_and(goes));
     tokio::join!(told, stage.pass(session.lease_min + session.lease_min / 2));
     let record = check_cause(&follower, "w/a", Cause::Expired);
-    sessions.until(|sessions| sessions.records.is_empty()).await;
+    sessions.until(|sessions| sessions.changes.last().is_some_and(goes)).await;
     match sessions.changes.last() {
         Some(Change::Deleted { key, cause: Cause::Expired, revision, .. }) => {
             assert_eq!(*key, session.id.key());

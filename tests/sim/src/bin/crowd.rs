@@ -10,7 +10,7 @@ use althing_sim::{Stage, TICK};
 use althing_test_servers::{Backend, Server};
 
 const CALLERS: usize = 32;
-const USAGE: &str = "crowd [--seconds N] [--backend memory|redis|zookeeper|ensemble]";
+const USAGE: &str = "crowd [--seconds N] [--backend NAME]";
 
 struct Args {
     seconds: u64,
@@ -57,7 +57,14 @@ async fn main() -> ExitCode {
         eprintln!("error: usage: {USAGE}");
         return ExitCode::FAILURE;
     };
-    let Some(told) = run(&args).await else {
+    let told = tokio::select! {
+        told = run(&args) => told,
+        _ = tokio::signal::ctrl_c() => {
+            eprintln!("error: interrupted");
+            return ExitCode::FAILURE;
+        }
+    };
+    let Some(told) = told else {
         eprintln!("error: {} is not installed", args.backend.name());
         return ExitCode::FAILURE;
     };

@@ -17,7 +17,7 @@ local live = { [''] = true, ['-'] = true }
 for write = place, #ARGV, 3 do
   local id = ARGV[write + 1]
   if not live[id] then
-    if not call('ZSCORE', SESSION, id) then
+    if not alive(id) then
       return finish({-1, revision, id})
     end
     live[id] = true

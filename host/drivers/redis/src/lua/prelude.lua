@@ -1,4 +1,4 @@
--- Stands before every script but adopt.lua. HISTORY and HISTORY_BYTES are put before it by script.rs.
+-- Stands before every script but adopt.lua. HISTORY, HISTORY_BYTES and GROWS are put before it by script.rs.
 --
 -- ARGV[1] is the incarnation of the store the driver knows, ARGV[2] the highest revision it has seen. If the
 -- store is another one, or was set back, nothing is done and the status is -2: the driver adopts it first.
@@ -7,7 +7,15 @@
 local call = redis.call
 local META, RECORD, NAME, SESSION, OWNED, LOG = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
-local meta = call('HMGET', META, 'incarnation', 'revision', 'base', 'bytes')
+-- Changes nothing, but is a write: a server that was made a replica refuses it, and nothing stale is read there. A full
+-- server refuses commands that take memory, and those only until a script has written. So this one decides: what makes
+-- the store larger begins with one that takes memory and ends here, and all else runs to its end.
+if GROWS then
+  call('ZADD', SESSION, 'XX', '0', '')
+else
+  call('ZREM', SESSION, '')
+end
+local meta = call('HMGET', META, 'incarnation', 'revision', 'base', 'bytes', 'clock')
 if meta[1] ~= ARGV[1] or tonumber(meta[2]) < tonumber(ARGV[2]) then
   return {-2, 0}
 end
@@ -55,7 +63,7 @@ end
 local function finish(reply)
   if revision ~= written then
     trim()
-    call('HSET', META, 'revision', text(revision), 'base', text(base), 'bytes', text(bytes))
+    call('HSET', META, 'revision', text(revision), 'base', text(base), 'bytes', text(bytes), 'clock', text(now))
     call('PUBLISH', LOG, text(revision))
     written = revision
   end
@@ -83,6 +91,27 @@ local function end_session(id, cause)
       end
     end
   until #owned < 500
+end
+
+-- Tells whether a session may be used. One of before a fail-over ends here.
+local function alive(id)
+  local due = call('ZSCORE', SESSION, id)
+  if due and string.find(due, '.', 1, true) then
+    end_session(id, 'e')
+    return false
+  end
+  return due
+end
+
+-- `clock` is the server's time when it was last written down, at the latest with the last renewal. If the server's
+-- clock was set back since, a session has left what it had left then: not more, and never less than its lease.
+local clock = tonumber(meta[5] or 0)
+if now < clock then
+  local due = call('ZRANGE', SESSION, 0, -1, 'WITHSCORES')
+  for place = 1, #due, 2 do
+    call('ZADD', SESSION, string.format('%.1f', due[place + 1] - (clock - now)), due[place])
+  end
+  call('HSET', META, 'clock', text(now))
 end
 
 for _, id in ipairs(call('ZRANGEBYSCORE', SESSION, '-inf', now)) do

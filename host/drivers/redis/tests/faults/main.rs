@@ -7,15 +7,39 @@
     reason = "a test: what it does not expect ends it"
 )]
 
+mod clock;
+mod full;
+mod passage;
+mod sentinel;
+mod shared;
+mod stale;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use althing_core::{
-    Cause, Change, Delta, Driver, Effect, Error, Guard, Key, Kind, Level, OsChance, Record, Result, Revision,
-    SystemClock, Txn, Watch,
-};
+use althing_core::{Cause, Change, Delta, Driver, Effect, Guard, Key, Kind, Level, Record, Revision, Txn};
 use althing_driver_redis::Redis;
 use althing_test_servers::{Redis as Server, RedisOptions, ready_for};
+use clock::{
+    a_step_back_of_the_clock_keeps_no_session_alive, a_step_forward_of_the_clock_ends_sessions_and_tells,
+};
+use full::{a_fail_over_to_a_full_server_is_told, a_full_server_refuses_what_takes_room_and_nothing_else};
+use sentinel::{
+    a_fail_over_that_lost_writes_is_told_and_gives_no_token_twice,
+    a_master_that_is_told_to_have_a_replica_acknowledges_nothing_without,
+    believes_no_sentinel_that_missed_a_fail_over, goes_on_after_the_master_was_killed,
+    leaves_a_master_that_was_cut_off_from_all_but_us, never_writes_to_the_old_master_when_it_comes_back,
+    nobody_takes_what_a_host_holds_that_knows_of_no_fail_over, says_which_sentinels_it_cannot_use_and_why,
+    speaks_tls_with_sentinels_and_servers, takes_passwords_for_sentinels_and_servers,
+    tells_that_a_master_came_back_empty, tokens_rise_over_planned_fail_overs_under_load,
+};
+use shared::{LEASE, check_error, check_refused, connect, insist, is_outage, next, next_changes, put, value};
+use stale::{
+    all_hosts_go_on_after_a_flush_whoever_is_first, believes_no_sentinel_that_alone_answers_for_all_of_them,
+    goes_back_to_no_master_that_others_left_whoever_leads_there, goes_on_where_sentinel_was_set_up_anew,
+    leaves_a_master_that_was_cut_off_together_with_a_sentinel,
+    says_which_right_a_user_of_the_sentinels_lacks, waits_for_the_other_sentinels_from_the_first_answer_on,
+};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 althing_test_servers::suite! {
@@ -39,58 +63,31 @@ althing_test_servers::suite! {
     refuses_a_namespace_of_another_layout,
     refuses_a_cluster_an_evicting_server_and_an_option_it_does_not_know,
     speaks_tls_with_the_server_it_trusts_and_with_no_other,
-}
-
-const LEASE: Duration = Duration::from_secs(30);
-
-async fn connect(url: &str) -> Result<Redis> {
-    Redis::connect(&url.parse()?, Arc::new(SystemClock), Arc::new(OsChance)).await
-}
-
-async fn put(driver: &Redis, key: &str, value: &str) -> Result<Revision> {
-    let txn = Txn::new().put(key.into(), value.to_owned());
-    driver.commit(txn).await.map(|committed| committed.revision)
-}
-
-async fn value(driver: &Redis, key: &str) -> Option<String> {
-    let record = driver.get(&key.into()).await.unwrap();
-    record.map(|record| String::from_utf8(record.value.to_vec()).unwrap())
-}
-
-fn is_outage(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Unavailable | Kind::Timeout)
-}
-
-/// Calls until it does not fail for want of a server.
-async fn insist<T>(call: impl AsyncFn() -> Result<T>) -> Result<T> {
-    loop {
-        match call().await {
-            Err(error) if is_outage(&error) => tokio::task::yield_now().await,
-            done => return done,
-        }
-    }
-}
-
-/// Waits for the next delta over an outage.
-async fn next(watch: &mut dyn Watch) -> Delta {
-    loop {
-        match watch.next().await {
-            Ok(delta) => return delta,
-            Err(error) => assert!(is_outage(&error), "{error}"),
-        }
-    }
-}
-
-async fn next_changes(watch: &mut dyn Watch) -> Vec<Change> {
-    match next(watch).await {
-        Delta::Changes { changes, .. } => changes,
-        resync => panic!("a resync where nothing was lost: {resync:?}"),
-    }
-}
-
-#[track_caller]
-fn check_error(error: &Error, kind: Kind, effect: Effect) {
-    assert_eq!((error.kind(), error.effect()), (kind, effect), "{error}");
+    a_server_that_was_made_a_replica_is_neither_written_nor_read,
+    speaks_by_a_unix_socket_and_says_where_there_is_none,
+    a_step_forward_of_the_clock_ends_sessions_and_tells,
+    a_step_back_of_the_clock_keeps_no_session_alive,
+    a_full_server_refuses_what_takes_room_and_nothing_else,
+    goes_on_after_the_master_was_killed,
+    a_fail_over_that_lost_writes_is_told_and_gives_no_token_twice,
+    nobody_takes_what_a_host_holds_that_knows_of_no_fail_over,
+    never_writes_to_the_old_master_when_it_comes_back,
+    leaves_a_master_that_was_cut_off_from_all_but_us,
+    believes_no_sentinel_that_missed_a_fail_over,
+    tokens_rise_over_planned_fail_overs_under_load,
+    a_master_that_is_told_to_have_a_replica_acknowledges_nothing_without,
+    tells_that_a_master_came_back_empty,
+    takes_passwords_for_sentinels_and_servers,
+    says_which_sentinels_it_cannot_use_and_why,
+    speaks_tls_with_sentinels_and_servers,
+    leaves_a_master_that_was_cut_off_together_with_a_sentinel,
+    believes_no_sentinel_that_alone_answers_for_all_of_them,
+    goes_back_to_no_master_that_others_left_whoever_leads_there,
+    waits_for_the_other_sentinels_from_the_first_answer_on,
+    goes_on_where_sentinel_was_set_up_anew,
+    all_hosts_go_on_after_a_flush_whoever_is_first,
+    says_which_right_a_user_of_the_sentinels_lacks,
+    a_fail_over_to_a_full_server_is_told,
 }
 
 /// Binds a record to a session, watches, loses the store by `lose`, and checks that all of it is told.
@@ -332,13 +329,6 @@ async fn promises_nothing_where_it_may_not_ask_and_connects_only_where_it_may_pu
     put(&driver, "a", "1").await.unwrap();
 }
 
-async fn check_refused(url: &str, kind: Kind, said: &str) {
-    let error = connect(url).await.unwrap_err();
-    check_error(&error, kind, Effect::None);
-    assert!(error.to_string().contains(said), "{error}");
-    assert!(!error.to_string().contains("hunter2"), "{error}");
-}
-
 async fn refuses_a_wrong_password_and_none() {
     let options = RedisOptions { password: Some("right".into()), ..RedisOptions::default() };
     let server = Server::start(options).await.unwrap();
@@ -385,4 +375,41 @@ async fn speaks_tls_with_the_server_it_trusts_and_with_no_other() {
     assert_eq!(records.len(), 1);
     let distrusting = format!("{url}&tls-ca={}", other.certificate().display());
     check_refused(&distrusting, Kind::Unavailable, "tls-ca").await;
+}
+
+async fn a_server_that_was_made_a_replica_is_neither_written_nor_read() {
+    let (server, other) = (
+        Server::start(RedisOptions::default()).await.unwrap(),
+        Server::start(RedisOptions::default()).await.unwrap(),
+    );
+    let driver = connect(&server.url("n")).await.unwrap();
+    put(&driver, "a", "1").await.unwrap();
+    assert_eq!(server.command(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]), "+OK");
+    check_error(&driver.get(&"a".into()).await.unwrap_err(), Kind::Unavailable, Effect::None);
+    // The connection is given up: the next call looks for a master, and finds none.
+    let error = put(&driver, "a", "2").await.unwrap_err();
+    check_error(&error, Kind::Unavailable, Effect::None);
+    assert!(error.to_string().contains("Name the master in the backend URL"), "{error}");
+    assert_eq!(server.command(&["REPLICAOF", "NO", "ONE"]), "+OK");
+    put(&driver, "a", "3").await.unwrap();
+}
+
+async fn speaks_by_a_unix_socket_and_says_where_there_is_none() {
+    let options = RedisOptions { password: Some("hunter2".into()), ..RedisOptions::default() };
+    let mut server = Server::start(options).await.unwrap();
+    let url = format!("{}&db=3", server.unix_url("n"));
+    let driver = connect(&url).await.unwrap();
+    let capability = driver.capability();
+    assert_eq!((capability.backend.as_str(), capability.across_hosts), ("redis", false));
+    let mut watch = driver.watch(&Key::default(), Revision::ZERO).await.unwrap();
+    assert!(matches!(next(&mut *watch).await, Delta::Resync { .. }));
+    put(&driver, "a", "1").await.unwrap();
+    assert_eq!(next_changes(&mut *watch).await.len(), 1);
+    assert_eq!(server.command(&["EXISTS", "{n}:meta"]), ":0", "in the first database");
+    check_refused(&url.replace(":hunter2@", ":hunter3@"), Kind::Denied, "refused user and password").await;
+
+    server.kill();
+    check_refused(&url, Kind::Unavailable, "redis.sock cannot be reached").await;
+    server.restart().await;
+    insist(async || put(&driver, "a", "2").await).await.unwrap();
 }

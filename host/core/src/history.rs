@@ -1,13 +1,13 @@
-//! What changed lately: the one bounded queue that all watches read.
+//! What changed lately, kept in the memory of a host: one bounded queue that all watches of a driver read.
 
 use std::collections::VecDeque;
 
-use althing_core::{Change, Key, Revision, limits};
+use crate::{Change, Key, Revision, limits};
 
 /// The last changes, in order, in whole commits. At most [`limits::HISTORY_CHANGES_MAX`] of them,
 /// with at most [`limits::HISTORY_BYTES_MAX`] bytes of values.
 #[derive(Debug, Default)]
-pub(crate) struct History {
+pub struct History {
     changes: VecDeque<Change>,
     /// The bytes of all values in `changes`.
     bytes: usize,
@@ -16,19 +16,25 @@ pub(crate) struct History {
 }
 
 impl History {
+    /// Makes a history that knows nothing of what came up to `floor`.
+    pub fn since(floor: Revision) -> History {
+        History { floor, ..History::default() }
+    }
+
     /// Returns the revision after which nothing is missing.
-    pub(crate) fn floor(&self) -> Revision {
+    pub fn floor(&self) -> Revision {
         self.floor
     }
 
-    pub(crate) fn push(&mut self, change: Change) {
+    /// Adds the next change. Its revision is at least that of the last one.
+    pub fn push(&mut self, change: Change) {
         self.bytes += value_bytes(&change);
         self.changes.push_back(change);
     }
 
     /// Forgets the oldest commits until the bounds hold. Called when a commit is whole: a commit that is
     /// larger than the history goes at once, and whoever watches is given a resync.
-    pub(crate) fn trim(&mut self) {
+    pub fn trim(&mut self) {
         while self.changes.len() > limits::HISTORY_CHANGES_MAX || self.bytes > limits::HISTORY_BYTES_MAX {
             let Some(oldest) = self.changes.front() else { return };
             self.floor = oldest.revision();
@@ -38,13 +44,14 @@ impl History {
         }
     }
 
-    /// Returns the changes below `prefix` after `seen`, in whole commits, and the revision they reach to.
+    /// Returns the changes below `prefix` after `seen` and up to `now`, in whole commits, and the revision they reach to.
     /// At most [`limits::DELTA_CHANGES_MAX`], unless one commit alone has more.
-    pub(crate) fn after(&self, seen: Revision, prefix: &Key, now: Revision) -> (Vec<Change>, Revision) {
+    pub fn after(&self, seen: Revision, prefix: &Key, now: Revision) -> (Vec<Change>, Revision) {
         let start = self.changes.partition_point(|change| change.revision() <= seen);
+        let end = self.changes.partition_point(|change| change.revision() <= now).max(start);
         let mut found: Vec<Change> = Vec::new();
         let mut whole = 0;
-        for change in self.changes.range(start..).filter(|change| change.key().starts_with(prefix)) {
+        for change in self.changes.range(start..end).filter(|change| change.key().starts_with(prefix)) {
             if found.last().is_some_and(|last| last.revision() < change.revision()) {
                 whole = found.len();
             }
@@ -68,7 +75,7 @@ fn value_bytes(change: &Change) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use althing_core::{Cause, Record, Stamp};
+    use crate::{Cause, Record, Stamp};
 
     use super::*;
 
@@ -108,8 +115,14 @@ mod tests {
 
     #[track_caller]
     fn check_delta(commits: &[usize], seen: u64, expected: (usize, u64)) {
-        let (history, now) = filled(commits);
-        let (changes, reached) = history.after(Revision(seen), &Key::default(), now);
+        let (_, now) = filled(commits);
+        check_delta_until(now.0, commits, seen, expected);
+    }
+
+    #[track_caller]
+    fn check_delta_until(now: u64, commits: &[usize], seen: u64, expected: (usize, u64)) {
+        let (history, _) = filled(commits);
+        let (changes, reached) = history.after(Revision(seen), &Key::default(), Revision(now));
         assert_eq!((changes.len(), reached.0), expected, "{commits:?} after {seen}");
     }
 
@@ -122,5 +135,11 @@ mod tests {
         check_delta(&[MOST - 1, 2], 0, (MOST - 1, 1));
         check_delta(&[MOST + 5, 1], 0, (MOST + 5, 1));
         check_delta(&[MOST + 5, 1], 1, (1, 2));
+    }
+
+    #[test]
+    fn what_comes_after_the_end_waits() {
+        check_delta_until(2, &[1, 2, 3], 1, (2, 2));
+        check_delta_until(1, &[1, 2, 3], 1, (0, 1));
     }
 }
