@@ -8,15 +8,17 @@ use crate::tree::{Package, Source, Tree, packages};
 /// Packages under `tests/` and `xtask` are free: nothing is built on them.
 const LAYERS: &[(&str, &[&str])] = &[
     ("althing-core", &[]),
+    ("althing-ring", &[]),
+    ("althing-fence", &["althing-core"]),
     ("althing-tls", &["althing-core"]),
     // Its backend is a host: it speaks to one as any client does.
     ("althing-driver-ipc", &["althing-core", "althing-client"]),
     ("althing-driver-*", &["althing-core", "althing-tls"]),
     ("althing-engine", &["althing-core"]),
-    ("althing-runtime", &["althing-core", "althing-engine"]),
-    ("althing-client", &["althing-core"]),
+    ("althing-runtime", &["althing-core", "althing-engine", "althing-ring"]),
+    ("althing-client", &["althing-core", "althing-ring"]),
     ("althing-server", &["althing-core", "althing-runtime", "althing-client"]),
-    ("althing", &["althing-core", "althing-engine", "althing-runtime", "althing-driver-*"]),
+    ("althing", &["althing-core", "althing-engine", "althing-runtime", "althing-ring", "althing-driver-*"]),
     ("althing-cli", &["althing", "althing-server", "althing-client"]),
 ];
 
@@ -25,7 +27,11 @@ const OUTSIDERS: &[(&str, &[&str], &str)] = &[
     ("wasmtime*", &["host/engine"], "everything wasmtime is in the engine"),
     ("wasmparser", &["host/engine"], "components are taken apart in the engine"),
     ("rustls-native-certs", &["host/tls"], "whom to trust is read in one place"),
-    ("redis", &["host/drivers/redis", "tests/*", "xtask"], "a backend's client is known to its driver only"),
+    (
+        "redis",
+        &["host/drivers/redis", "host/fence", "tests/*", "xtask"],
+        "a backend's client is known to its driver, and to examples of resources",
+    ),
     (
         "memcache",
         &["host/drivers/memcached", "tests/*", "xtask"],
@@ -38,13 +44,13 @@ const OUTSIDERS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "tokio-postgres",
-        &["host/drivers/postgresql", "tests/*", "xtask"],
-        "a backend's client is known to its driver only",
+        &["host/drivers/postgresql", "host/fence", "tests/*", "xtask"],
+        "a backend's client is known to its driver, and to examples of resources",
     ),
     (
         "mysql_async",
-        &["host/drivers/mysql", "tests/*", "xtask"],
-        "a backend's client is known to its driver only",
+        &["host/drivers/mysql", "host/fence", "tests/*", "xtask"],
+        "a backend's client is known to its driver, and to examples of resources",
     ),
     ("rmp-serde", &["host/client"], "what is spoken over the socket is written and read in one place"),
     ("tonic*", &["host/drivers/etcd"], "a backend's client is known to its driver only"),
@@ -74,7 +80,7 @@ const DOORS: &[Door] = &[
     Door { says: "getrandom ::", files: &["host/core/src/clock.rs"], tests: false, advice: TIME },
     Door {
         says: "redis ::",
-        files: &["host/drivers/redis/src/wire.rs", "xtask/*"],
+        files: &["host/drivers/redis/src/wire.rs", "host/fence/examples/*", "xtask/*"],
         tests: true,
         advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
     },
@@ -92,13 +98,13 @@ const DOORS: &[Door] = &[
     },
     Door {
         says: "tokio_postgres ::",
-        files: &["host/drivers/postgresql/src/wire.rs", "xtask/*"],
+        files: &["host/drivers/postgresql/src/wire.rs", "host/fence/examples/*", "xtask/*"],
         tests: true,
         advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
     },
     Door {
         says: "mysql_async ::",
-        files: &["host/drivers/mysql/src/wire.rs", "xtask/*"],
+        files: &["host/drivers/mysql/src/wire.rs", "host/fence/examples/*", "xtask/*"],
         tests: true,
         advice: "Only the driver's wire.rs speaks to the client crate; map its values and errors there",
     },
@@ -135,7 +141,8 @@ const KERNEL: &str =
     "Only what keeps records in a file speaks to the kernel about files; add what is missing in its disk.rs";
 
 /// A build script speaks to cargo by printing, an example to whoever runs it.
-const PRINTERS: &[&str] = &["host/cli/*", "host/examples/*", "xtask/*", "*/build.rs"];
+const PRINTERS: &[&str] =
+    &["host/cli/*", "host/examples/*", "host/fence/examples/*", "xtask/*", "*/build.rs"];
 const PRINT: &str = "Return it, or use `tracing`; only the command line prints";
 
 fn matches(pattern: &str, name: &str) -> bool {

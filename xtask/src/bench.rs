@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
+use althing_test_servers::Backend;
 use anyhow::Result;
 
 use crate::steps::{built, run};
-use crate::{guests, setup, tooz};
+use crate::{guests, tooz};
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -20,7 +21,8 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Measure this alone: decision, commit, change, swap, heartbeat or death; with --backend lock, join, members or change.
+    /// Measure this alone: decision, commit, change, swap, heartbeat or death; with --backend lock, join, members,
+    /// change, watch, handoff, join-create, stop or dead.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
 
@@ -48,9 +50,6 @@ pub(crate) fn measure(root: &Path, args: &Args) -> Result<()> {
 }
 
 /// Checks names of backends before anything is built.
-fn backends(names: &str) -> Result<String> {
-    if names != "all" {
-        names.split(',').try_for_each(|name| setup::backend(name).map(drop))?;
-    }
-    Ok(names.to_owned())
+fn backends(names: &str) -> Result<String, String> {
+    Backend::list(names).map(|_| names.to_owned())
 }

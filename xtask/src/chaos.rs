@@ -27,7 +27,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
 
-    /// This scenario alone: processes, links, layers, follower or rolling
+    /// This scenario alone: processes, links, locks, layers, follower or rolling
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
 

@@ -42,6 +42,8 @@ enum Verb {
     Backends(backends::Args),
     /// Play faults on real processes and links, and check what everybody saw.
     Chaos(chaos::Args),
+    /// Run Tooz's own suite through our driver, or play each failure of Tooz beside Althing.
+    Tooz(tooz::Args),
     /// Write the completions and the manual pages of `althing`.
     Docs(docs::Args),
 }
@@ -57,6 +59,7 @@ impl Verb {
             Verb::Behaviours(args) => behaviours::crowd(root, &args),
             Verb::Backends(args) => backends::table(root, &args),
             Verb::Chaos(args) => chaos::play(root, &args),
+            Verb::Tooz(args) => tooz::compare(root, &args),
             Verb::Docs(args) => docs::write(root, &args),
         }
     }

@@ -10,6 +10,7 @@ use althing_test_servers::{Backend, Daemon};
 use anyhow::{Context, Result, bail};
 
 use crate::steps::{capture, cargo, in_path, run};
+use crate::tooz;
 
 /// A server that tests start privately. Its name is that of its Debian package and, but for those below, of its
 /// program. Packages that start a server for the whole machine, which nobody here needs, have it stopped.
@@ -31,14 +32,16 @@ const MARIADB_FILE: &str = "/usr/sbin/mariadbd";
 const ETCD: &str = "etcd-server";
 const ETCD_PROGRAM: &str = "etcd";
 
-/// Finds or installs the C compiler, cargo-nextest and the servers that tests start.
+/// Finds or installs the C compiler, cargo-nextest, the servers that tests start, and Tooz with what the client in
+/// Python is tested by.
 ///
 /// Fails if a tool is missing without which nothing can be built or tested. A missing server only loses its
 /// tests, except where `CI` is set: there a skipped test would pass for a test.
 pub(crate) fn install_missing(root: &Path) -> Result<()> {
     compiler()?;
     nextest(root)?;
-    SERVERS.iter().try_for_each(|name| server(name))
+    SERVERS.iter().try_for_each(|name| server(name))?;
+    tooz::set_up(root)
 }
 
 /// Finds or installs a server. Fails if it is still missing.

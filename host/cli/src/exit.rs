@@ -18,10 +18,10 @@ Exit codes:
   5  no host, no backend, busy, or no answer in time
   6  denied";
 
-/// Returns the code for an outcome, after telling of a failure.
-pub(crate) fn code(outcome: Result<()>, json: bool) -> ExitCode {
+/// Returns the code of an outcome, after telling of a failure.
+pub(crate) fn code(outcome: Result<ExitCode>, json: bool) -> ExitCode {
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         // Whoever read the output has seen enough.
         Err(error) if error.operation() == print::OPERATION && error.kind() == Kind::Closed => {
             ExitCode::SUCCESS

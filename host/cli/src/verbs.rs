@@ -5,10 +5,13 @@ mod decisions;
 mod drivers;
 mod group;
 mod leader;
+mod lock;
 mod member;
 mod policy;
 mod serve;
 mod watch;
+
+use std::process::ExitCode;
 
 use althing::Result;
 use clap::Subcommand;
@@ -26,6 +29,7 @@ pub(crate) enum Verb {
     Member(member::Member),
     #[command(subcommand)]
     Leader(leader::Leader),
+    Lock(lock::Lock),
     Watch(watch::Watch),
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -35,9 +39,10 @@ pub(crate) enum Verb {
 }
 
 impl Verb {
-    /// Does it.
-    pub(crate) async fn run(self, host: &Host) -> Result<()> {
-        match self {
+    /// Does it, and returns the exit code.
+    pub(crate) async fn run(self, host: &Host) -> Result<ExitCode> {
+        let done = match self {
+            Verb::Lock(verb) => return verb.run(host).await,
             Verb::Serve(verb) => verb.run(host).await,
             Verb::Drivers(verb) => verb.run(host).await,
             Verb::Group(verb) => verb.run(host).await,
@@ -47,6 +52,7 @@ impl Verb {
             Verb::Policy(verb) => verb.run(host).await,
             Verb::Decisions(verb) => verb.run(host).await,
             Verb::Behaviour(verb) => verb.run(host).await,
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     }
 }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use althing_core::info::{
-    BackendInfo, BehaviourAsk, BehaviourInfo, BehaviourSummary, Decision, Event, GroupInfo, GroupSummary,
-    HostInfo, JobInfo, JoinAsk, Joined, LeaderInfo, PolicyInfo, Renewal, SessionAsk, SessionEvent,
-    SessionGrant, StoodDown,
+    BackendInfo, BehaviourAsk, BehaviourInfo, BehaviourSummary, BreakAsk, Decision, Event, Evicted,
+    GroupInfo, GroupSummary, HostInfo, JobInfo, JoinAsk, Joined, LeaderInfo, LockAnswer, LockAsk, LockBroken,
+    LockHold, LockInfo, LockSummary, MemberInfo, OwnersAsk, OwnersInfo, PartitionAsk, PartitionInfo,
+    PolicyInfo, ReleaseAsk, Released, Renewal, SessionAsk, SessionEvent, SessionGrant, SettledAsk, StoodDown,
+    UpdateAsk,
 };
 use althing_core::{Digest, Error, Kind, Requirement, Result, Revision, Secret, limits};
 use bytes::Bytes;
@@ -137,6 +139,62 @@ impl Client {
         self.send("leave", Method::DELETE, route, Some(session)).await
     }
 
+    /// Lists the members of a group, oldest first.
+    pub async fn members(&self, group: &str) -> Result<Vec<MemberInfo>> {
+        self.get("list members", named("list members", ["groups", group, "members"])?).await
+    }
+
+    /// Shows a member.
+    pub async fn member(&self, group: &str, id: &str) -> Result<MemberInfo> {
+        self.get("show member", named("show member", ["groups", group, "members", id])?).await
+    }
+
+    /// Changes what a member says of itself. Needs the session through which it joined.
+    pub async fn update_member(
+        &self,
+        session: &SessionKey,
+        group: &str,
+        id: &str,
+        ask: &UpdateAsk,
+    ) -> Result<MemberInfo> {
+        let route = named("update", ["groups", group, "members", id])?;
+        self.ask("update", Method::PATCH, route, Some(session), ask).await
+    }
+
+    /// Asks a member to go, whoever it belongs to. It comes back only if its client joins again.
+    pub async fn evict(&self, group: &str, id: &str) -> Result<Evicted> {
+        let route = named("evict", ["groups", group, "members", id, "evict"])?;
+        self.send("evict", Method::POST, route, None).await
+    }
+
+    /// Lets the members of a group share objects. Asked again with the same settings it changes nothing.
+    pub async fn partition_group(&self, group: &str, ask: &PartitionAsk) -> Result<PartitionInfo> {
+        let route = named("partition", ["groups", group, "partition"])?;
+        self.ask("partition", Method::PUT, route, None, ask).await
+    }
+
+    /// Shows what the members of a group share.
+    pub async fn partition(&self, group: &str) -> Result<PartitionInfo> {
+        self.get("show partition", named("show partition", ["groups", group, "partition"])?).await
+    }
+
+    /// Tells whom objects belong to.
+    pub async fn owners(&self, group: &str, ask: &OwnersAsk) -> Result<OwnersInfo> {
+        self.post("list owners", named("list owners", ["groups", group, "owners"])?, None, ask).await
+    }
+
+    /// Confirms that a member gave up what it lost by a version of the shares.
+    pub async fn settle_partition(
+        &self,
+        session: &SessionKey,
+        group: &str,
+        member: &str,
+        version: u64,
+    ) -> Result<PartitionInfo> {
+        let route = named("settle partition", ["groups", group, "members", member, "settled"])?;
+        self.post("settle partition", route, Some(session), &SettledAsk { version }).await
+    }
+
     /// Tells who leads a group.
     pub async fn leader(&self, group: &str) -> Result<Option<LeaderInfo>> {
         self.get("show leader", named("show leader", ["groups", group, "leader"])?).await
@@ -145,6 +203,13 @@ impl Client {
     /// Asks the leader of a group to stand down.
     pub async fn stand_down(&self, group: &str) -> Result<StoodDown> {
         let route = named("stand down", ["groups", group, "stand-down"])?;
+        self.send("stand down", Method::POST, route, None).await
+    }
+
+    /// Asks the leader of a group to hand over to this member, whatever the rule says.
+    pub async fn stand_down_to(&self, group: &str, successor: &str) -> Result<StoodDown> {
+        let route = named("stand down", ["groups", group, "stand-down"])?;
+        let route = format!("{route}?successor={}", query_value(successor));
         self.send("stand down", Method::POST, route, None).await
     }
 
@@ -164,6 +229,39 @@ impl Client {
     pub async fn decisions(&self, group: &str, limit: usize) -> Result<Vec<Decision>> {
         let route = named("list decisions", ["groups", group, "decisions"])?;
         self.get("list decisions", format!("{route}?limit={limit}")).await
+    }
+
+    /// Locks names, all or none, and waits as long as is asked. [`Membership::lock`](crate::Membership::lock) does this, and
+    /// all that must follow. Dropping this tells the host that nobody waits any more.
+    ///
+    /// After an error of unknown effect, ask again with the same id, or end the session: what it holds goes with it.
+    pub async fn lock(&self, session: &SessionKey, ask: &LockAsk) -> Result<LockAnswer> {
+        let ever = Duration::from_secs(u32::MAX.into());
+        let patience =
+            ask.wait_ms.map_or(ever, |wait| Duration::from_millis(wait).saturating_add(self.deadline));
+        self.within(patience.min(ever)).post("lock", path(["locks"]), Some(session), ask).await
+    }
+
+    /// Gives a lock back.
+    pub async fn release_lock(&self, session: &SessionKey, lock: &LockHold) -> Result<Released> {
+        let ask = ReleaseAsk { token: lock.token, id: Some(lock.id.clone()) };
+        let route = named("release lock", ["locks", &lock.lock, "release"])?;
+        self.post("release lock", route, Some(session), &ask).await
+    }
+
+    /// Takes a lock away from whoever holds it.
+    pub async fn break_lock(&self, lock: &str, ask: &BreakAsk) -> Result<LockBroken> {
+        self.post("break lock", named("break lock", ["locks", lock, "break"])?, None, ask).await
+    }
+
+    /// Lists the locks that somebody holds or waits for.
+    pub async fn locks(&self) -> Result<Vec<LockSummary>> {
+        self.get("list locks", path(["locks"])).await
+    }
+
+    /// Shows who holds a lock and who waits.
+    pub async fn lock_info(&self, lock: &str) -> Result<LockInfo> {
+        self.get("show lock", named("show lock", ["locks", lock])?).await
     }
 
     /// Lists the behaviours.

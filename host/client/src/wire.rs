@@ -93,6 +93,16 @@ pub struct DecisionsQuery {
     pub limit: Option<usize>,
 }
 
+/// Who is to lead after a leader that stands down, as a query.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct StandDownQuery {
+    /// The id of the member to hand over to, whatever the rule says; where it is left out, the rule says who.
+    #[serde(default)]
+    pub successor: Option<String>,
+}
+
 /// What a call of a behaviour asks for besides its body, as a query.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

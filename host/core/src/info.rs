@@ -1,6 +1,9 @@
 //! What is shown of groups, members, leaders, policies and decisions: the same in Rust and in JSON.
 
 mod behaviour;
+mod lock;
+mod member;
+mod partition;
 
 use std::collections::BTreeMap;
 
@@ -9,6 +12,14 @@ use serde::{Deserialize, Serialize};
 use crate::{Capability, Cause, Digest, Requirement, Revision, SessionId, Verdict};
 
 pub use behaviour::{BehaviourAsk, BehaviourCall, BehaviourInfo, BehaviourOutcome, BehaviourSummary};
+pub use lock::{
+    BreakAsk, LockAnswer, LockAsk, LockBreak, LockBroken, LockHold, LockHolder, LockInfo, LockMode,
+    LockParty, LockSummary, LockWaiter, ReleaseAsk, Released,
+};
+pub use member::{Evicted, JoinAsk, Joined, MemberInfo, UpdateAsk, bytes_as_json, bytes_of_json};
+pub use partition::{
+    Algorithm, Owners, OwnersAsk, OwnersInfo, PartitionAsk, PartitionInfo, SettledAsk, Share,
+};
 
 /// A group at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +36,12 @@ pub struct GroupInfo {
     /// What its backend must promise.
     #[serde(default)]
     pub require: Requirement,
+    /// What its members share, where it is partitioned.
+    #[serde(default)]
+    pub partition: Option<Box<PartitionInfo>>,
+    /// It is deleted when its last member has gone.
+    #[serde(default)]
+    pub ephemeral: bool,
     /// The rule that decides; `None` is the native rule: the oldest leads.
     pub binding: Option<BindingInfo>,
     /// Rises with every activation and rollback; 0 before the first.
@@ -45,24 +62,9 @@ pub struct GroupSummary {
     pub leader: Option<String>,
     /// The name of the policy that decides.
     pub policy: Option<String>,
-}
-
-/// A member of a group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct MemberInfo {
-    /// Its id, unique within the group.
-    pub id: String,
-    /// Names this stay: another one after a leave and a join.
-    pub incarnation: String,
-    /// The id of the host through which it joined.
-    pub host: String,
-    /// What it says of itself.
-    pub metadata: BTreeMap<String, String>,
-    /// Wall time of its joining in milliseconds since 1970, as its host saw it.
-    pub joined_ms: u64,
-    /// The revision of its joining: the order of seniority.
-    pub since: Revision,
+    /// It is deleted when its last member has gone.
+    #[serde(default)]
+    pub ephemeral: bool,
 }
 
 /// Who leads a group.
@@ -344,6 +346,13 @@ pub enum Event {
         /// The revision of the event.
         revision: Revision,
     },
+    /// A member changed what it says of itself; it is in the same stay.
+    Updated {
+        /// It, as it is now.
+        member: MemberInfo,
+        /// The revision of the event.
+        revision: Revision,
+    },
     /// A member is gone.
     Left {
         /// Its id.
@@ -380,6 +389,13 @@ pub enum Event {
         /// The revision of the event.
         revision: Revision,
     },
+    /// Shares changed, or somebody who had to give something up has done so or is gone.
+    Partitioned {
+        /// All shares as they are now.
+        partition: PartitionInfo,
+        /// The revision of the event.
+        revision: Revision,
+    },
     /// The group was deleted; the stream ends.
     Deleted {
         /// The revision of the event.
@@ -396,8 +412,11 @@ pub enum SessionEvent {
     Standing {
         /// What is known now.
         standing: Standing,
-        /// What the session holds now.
+        /// What the session leads now.
         holds: Vec<Hold>,
+        /// What it has locked now.
+        #[serde(default)]
+        locks: Vec<LockHold>,
     },
     /// One of its members leads from now on.
     Elected {
@@ -414,6 +433,19 @@ pub enum SessionEvent {
         /// What it no longer holds.
         hold: Hold,
     },
+    /// Stop using what this protects, then release it: somebody wants it broken, and it goes once you did, or once your
+    /// lease ran out.
+    LockStop {
+        /// What is no longer held.
+        lock: LockHold,
+    },
+    /// The lock is lost.
+    LockLost {
+        /// What is no longer held.
+        lock: LockHold,
+        /// Why.
+        reason: String,
+    },
     /// After a loss, the member was joined again under a new incarnation.
     Rejoined {
         /// The group.
@@ -425,7 +457,7 @@ pub enum SessionEvent {
         /// The key by which whoever has it may take the place of this stay, as [`Joined::resume`]; the former one is void.
         resume: String,
     },
-    /// A member could not be joined again.
+    /// A member is gone though its client did not leave: it was evicted, or could not be joined again.
     Removed {
         /// The group.
         group: String,
@@ -485,42 +517,15 @@ pub struct SessionGrant {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Renewal {
-    /// For how many milliseconds the session is surely kept: the client's own lease or what is left of the host's,
-    /// whichever is shorter.
+    /// For how many milliseconds the session is surely kept: what is left of the client's own lease or of the host's,
+    /// whichever is shorter. A client that asks for a longer lease than its host has asks more often than that lease alone
+    /// would need.
     pub remaining_ms: f64,
-    /// What it holds; anything else is lost.
+    /// What it leads; anything else is lost.
     pub holds: Vec<Hold>,
-}
-
-/// What joining a group asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-pub struct JoinAsk {
-    /// The member's id.
-    pub id: String,
-    /// What the member says of itself.
+    /// What it has locked; anything else is lost.
     #[serde(default)]
-    pub metadata: BTreeMap<String, String>,
-    /// The key of a former stay, which this one supersedes.
-    #[serde(default)]
-    pub resume: Option<String>,
-    /// Create the group if there is none.
-    #[serde(default)]
-    pub create: bool,
-    /// What the backend must promise, else the member is refused; of a group made for it, every later member too.
-    #[serde(default)]
-    pub require: Requirement,
-}
-
-/// A member that joined.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Joined {
-    /// It.
-    pub member: MemberInfo,
-    /// Presented at a later join, this supersedes this stay at once.
-    pub resume: String,
+    pub locks: Vec<LockHold>,
 }
 
 /// What came of asking a leader to stand down.
@@ -530,7 +535,7 @@ pub struct Joined {
 pub enum StoodDown {
     /// It confirmed that it stopped.
     Stopped,
-    /// It was asked, and has not confirmed yet; it stops at the latest when its lease ends.
+    /// It was asked, and has not stopped yet; without its word it stops at the latest when its lease ends.
     Asked,
     /// Nobody led.
     Vacant,

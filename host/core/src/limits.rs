@@ -42,6 +42,8 @@ pub const CALL_DEADLINE: Duration = Duration::from_secs(2);
 pub const CALL_TRIES: u32 = 3;
 /// The pause before the second try; doubled for each further one.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// How long who needs the host's session waits for the next one, where it was just lost.
+pub const NEXT_SESSION_WAIT: Duration = Duration::from_millis(500);
 
 /// The lease of a client's session where it asks for none.
 pub const CLIENT_TTL_DEFAULT: Duration = Duration::from_secs(15);
@@ -60,6 +62,13 @@ pub const GROUP_MEMBERS_MAX: usize = 16_384;
 pub const METADATA_BYTES_MAX: usize = 64 << 10;
 /// The most entries of a member's metadata.
 pub const METADATA_ENTRIES_MAX: usize = 128;
+/// The most bytes of a member's capabilities, as JSON.
+pub const CAPABILITIES_BYTES_MAX: usize = METADATA_BYTES_MAX;
+/// How deep values may lie in one another in a member's capabilities: whoever reads them inside something else must be
+/// able to.
+pub const CAPABILITIES_DEPTH_MAX: usize = 32;
+/// The most evictions a group remembers, so that none is undone by a host that joins its members again.
+pub const EVICTIONS_KEPT_MAX: usize = 64;
 /// Events a subscriber may lag behind before it is given a resync.
 pub const SUBSCRIBER_EVENTS_MAX: usize = 1024;
 /// How often a transaction that conflicted is made anew from fresh reads.
@@ -123,6 +132,38 @@ pub const BEHAVIOUR_BODY_BYTES_MAX: usize = 256 << 10;
 pub const BEHAVIOUR_SESSION_RECORDS_MAX: usize = 1024;
 /// Calls of one behaviour that a host remembers.
 pub const BEHAVIOUR_CALLS_KEPT_MAX: usize = 64;
+
+/// The most members of a group that share objects; those who came last have no part.
+pub const PARTITION_MEMBERS_MAX: usize = 512;
+/// The most points that a member of a partitioned group has for each unit of its weight.
+pub const PARTITION_POINTS_MAX: u32 = 1024;
+/// The largest weight of a member of a partitioned group; what is more counts as this.
+pub const PARTITION_WEIGHT_MAX: u32 = 64;
+/// The most points that all members of a partitioned group have together.
+pub const PARTITION_RING_POINTS_MAX: u64 = 262_144;
+/// The most bytes that the names of those who share objects have together.
+pub const PARTITION_NAMES_BYTES_MAX: usize = 128 << 10;
+/// The most objects whose owners one request asks for.
+pub const OWNERS_OBJECTS_MAX: usize = 4096;
+/// The most owners of an object that one request asks for.
+pub const OWNERS_REPLICAS_MAX: usize = 64;
+
+/// The most names that one request locks.
+pub const LOCK_NAMES_MAX: usize = 16;
+/// The most that hold a lock and wait for it, together; and so the highest limit of a semaphore.
+pub const LOCK_PARTIES_MAX: usize = 512;
+/// The longest id and the longest label of a request for a lock, in bytes.
+pub const LOCK_LABEL_BYTES_MAX: usize = 128;
+/// Requests for locks that a host has under way at once, those that wait among them.
+pub const LOCK_REQUESTS_MAX: usize = 1024;
+/// Requests for locks that one client session has under way at once.
+pub const SESSION_LOCK_REQUESTS_MAX: usize = 256;
+/// The most locks that one client session holds.
+pub const SESSION_LOCKS_MAX: usize = 4096;
+/// The last locks that a session lost, which the host remembers to say so.
+pub const LOCKS_LOST_KEPT_MAX: usize = 64;
+/// Of how many ended sessions the locks are cleared away in one transaction.
+pub const LOCK_SESSIONS_REAPED_MAX: usize = 16;
 
 /// The guest CPU time of one call where a bundle asks for none.
 pub const GUEST_CPU_DEFAULT: Duration = Duration::from_millis(20);
@@ -233,9 +274,18 @@ pub const WAIST_SESSIONS_MAX: usize = 1024;
 /// The longest name of a part of a namespace that is a namespace of its own, in bytes. It is put before each key.
 pub const SCOPE_BYTES_MAX: usize = 255;
 
+/// The most resources whose highest token a fence remembers each; of more it forgets the one with the lowest.
+pub const FENCE_RESOURCES_MAX: usize = 65_536;
+
 const _: () = assert!(CHUNK_BYTES < VALUE_BYTES_MAX);
-const _: () = assert!(METADATA_BYTES_MAX * 4 < VALUE_BYTES_MAX);
+// However metadata is escaped.
+const _: () = assert!(METADATA_BYTES_MAX * 6 + CAPABILITIES_BYTES_MAX < VALUE_BYTES_MAX / 2);
 const _: () = assert!(NAME_BYTES_MAX * 2 * 3 < KEY_BYTES_MAX);
+// A label has no control characters, so it is at most twice as long as text in JSON.
+const _: () = assert!(LOCK_PARTIES_MAX * (LOCK_LABEL_BYTES_MAX * 2 + 768) <= VALUE_BYTES_MAX / 2);
+// Twice in the record: who shares, and who shared before.
+const _: () = assert!(PARTITION_NAMES_BYTES_MAX * 2 * 2 + PARTITION_MEMBERS_MAX * 256 < VALUE_BYTES_MAX);
+const _: () = assert!(LOCK_SESSIONS_REAPED_MAX + 1 < TXN_KEYS_MAX as usize);
 const _: () = assert!(RENEWALS_PER_LEASE >= 2);
 const _: () = assert!(DELTA_CHANGES_MAX < HISTORY_CHANGES_MAX);
 const _: () = assert!(ANSWER_BYTES_MAX > BUNDLE_BYTES_MAX);
@@ -243,6 +293,7 @@ const _: () = assert!(BEHAVIOUR_BODY_BYTES_MAX <= BODY_BYTES_MAX);
 const _: () = assert!(BEHAVIOUR_SESSION_CALLS_MAX <= BEHAVIOUR_CALLS_MAX);
 // However many calls wait, sessions are renewed.
 const _: () = assert!(BEHAVIOUR_CALLS_MAX * 2 <= REQUESTS_MAX);
+const _: () = assert!(BEHAVIOUR_CALLS_MAX + LOCK_REQUESTS_MAX * 2 <= REQUESTS_MAX);
 const _: () = assert!(BEHAVIOUR_TXN_KEYS_MAX < TXN_KEYS_MAX as usize);
 const _: () =
     assert!(BEHAVIOUR_KEY_BYTES_MAX + 64 < KEY_BYTES_MAX && NAME_BYTES_MAX * 3 < BEHAVIOUR_KEY_BYTES_MAX);

@@ -44,7 +44,8 @@ pub struct MemberView {
     /// What the host thinks of its health.
     #[serde(default)]
     pub liveness: Liveness,
-    /// What the host adds: `host`, and `passed-over` where it let its turn to claim pass.
+    /// What the host adds: `host`, `passed-over` where it let its turn to claim pass, and `capabilities`, as JSON, where it
+    /// said what it can do.
     #[serde(default)]
     pub attributes: BTreeMap<String, String>,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use althing_core::info::Standing;
 use althing_core::{BootTime, Chance, Clock, Driver, Kind, Result, SessionId, limits};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 /// The host's session, and until when it is surely kept.
@@ -16,6 +16,8 @@ pub(crate) struct Anchor {
     chance: Arc<dyn Chance>,
     lease: Duration,
     state: watch::Sender<AnchorState>,
+    /// Somebody was told that the session has ended.
+    doubted: Notify,
 }
 
 /// What is known of the session at one moment.
@@ -28,6 +30,13 @@ pub(crate) struct AnchorState {
     pub standing: Standing,
     /// The host has ended: whatever is still learned of a session changes nothing any more.
     pub over: bool,
+}
+
+impl AnchorState {
+    /// Returns the session, if it is surely held at that moment.
+    fn held(&self, now: BootTime) -> Option<SessionId> {
+        self.session.filter(|_| self.standing != Standing::Lost && now < self.deadline)
+    }
 }
 
 /// Before the first session, and after the last.
@@ -45,13 +54,12 @@ impl Anchor {
         chance: Arc<dyn Chance>,
         lease: Duration,
     ) -> Self {
-        Anchor { driver, clock, chance, lease, state: watch::Sender::new(LOST) }
+        Anchor { driver, clock, chance, lease, state: watch::Sender::new(LOST), doubted: Notify::new() }
     }
 
     /// Returns the session while it is surely held.
     pub(crate) fn held(&self) -> Option<SessionId> {
-        let state = *self.state.borrow();
-        state.session.filter(|_| state.standing != Standing::Lost && self.clock.now() < state.deadline)
+        self.state.borrow().held(self.clock.now())
     }
 
     /// Returns for how long the session is surely kept from now on.
@@ -65,6 +73,22 @@ impl Anchor {
 
     pub(crate) fn state(&self) -> AnchorState {
         *self.state.borrow()
+    }
+
+    /// Has the session renewed at once: somebody was told that it has ended.
+    pub(crate) fn doubt(&self) {
+        self.doubted.notify_one();
+    }
+
+    /// Returns the session while it is surely held; where there is none, or `former` has ended, waits a moment for the next.
+    pub(crate) async fn next(&self, former: Option<SessionId>) -> Option<SessionId> {
+        let held = |state: &AnchorState| state.held(self.clock.now()).filter(|held| Some(*held) != former);
+        let mut states = self.subscribe();
+        tokio::select! {
+            _ = states.wait_for(|state| state.over || held(state).is_some()) => {}
+            () = self.clock.sleep(limits::NEXT_SESSION_WAIT) => {}
+        }
+        held(&self.state())
     }
 
     /// Follows every change of the session.
@@ -135,7 +159,10 @@ impl Anchor {
         let mut due = self.clock.now() + self.chance.jitter(promised / limits::RENEWALS_PER_LEASE);
         let mut former: Option<(BootTime, Duration)> = None;
         loop {
-            self.clock.sleep_until(due).await;
+            tokio::select! {
+                () = self.clock.sleep_until(due) => {}
+                () = self.doubted.notified() => {}
+            }
             let sent = self.clock.now();
             let deadline = self.state().deadline;
             let outcome = tokio::select! {

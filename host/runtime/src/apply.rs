@@ -9,17 +9,21 @@ use crate::layout::{
     BehaviourRecord, Bound, GroupRecord, LAYOUT, behaviour_key, behaviour_of, encode, group_key, group_of,
 };
 
-/// A record to which policies are bound. It is written only under the guard it was read with.
-pub(crate) trait Named: Serialize + Clone {
+/// A record of one name, written only under the guard it was read with.
+pub(crate) trait Kept: Serialize + Clone {
     fn key(name: &str) -> Key;
     fn read(record: &Record) -> Result<Self>;
     /// Returns what stands for a record that is not there; an error where it has to be made first.
     fn absent(name: &str) -> Result<Self>;
     fn nonce(&mut self) -> &mut String;
+}
+
+/// One to which policies are bound.
+pub(crate) trait Named: Kept {
     fn bound(&mut self) -> &mut Bound;
 }
 
-impl Named for GroupRecord {
+impl Kept for GroupRecord {
     fn key(name: &str) -> Key {
         group_key(name)
     }
@@ -35,13 +39,15 @@ impl Named for GroupRecord {
     fn nonce(&mut self) -> &mut String {
         &mut self.nonce
     }
+}
 
+impl Named for GroupRecord {
     fn bound(&mut self) -> &mut Bound {
         &mut self.bound
     }
 }
 
-impl Named for BehaviourRecord {
+impl Kept for BehaviourRecord {
     fn key(name: &str) -> Key {
         behaviour_key(name)
     }
@@ -57,7 +63,9 @@ impl Named for BehaviourRecord {
     fn nonce(&mut self) -> &mut String {
         &mut self.nonce
     }
+}
 
+impl Named for BehaviourRecord {
     fn bound(&mut self) -> &mut Bound {
         &mut self.bound
     }
@@ -82,7 +90,7 @@ pub(crate) enum Applied {
 
 impl Host {
     /// Reads a record from the store, whatever this host has seen of it.
-    pub(crate) async fn read<R: Named>(&self, name: &str) -> Result<Read<R>> {
+    pub(crate) async fn read<R: Kept>(&self, name: &str) -> Result<Read<R>> {
         let key = R::key(name);
         match self.driver.get(&key).await? {
             Some(record) => read_of(&record),
@@ -106,7 +114,7 @@ impl Host {
     }
 
     /// Writes a record under the guard it was read with, plus whatever else `txn` holds.
-    pub(crate) async fn write<R: Named>(
+    pub(crate) async fn write<R: Kept>(
         &self,
         name: &str,
         guard: Guard,
@@ -117,7 +125,7 @@ impl Host {
         record.nonce().clone_from(&nonce);
         let is_new = matches!(guard, Guard::Absent(_));
         let txn = txn.guard(guard).put(R::key(name), encode(&record));
-        match self.driver.commit(txn).await {
+        match self.commit(txn).await {
             Ok(committed) => Ok(Applied::At(committed.revision)),
             Err(error) if error.kind() == Kind::Conflict => Ok(Applied::Conflict),
             Err(error) if error.effect() == Effect::Unknown => {
@@ -129,7 +137,7 @@ impl Host {
 
     /// Finds out whether a write of unknown effect landed: its nonce is there, or it is not. What cannot be read stays
     /// unknown, whatever the failed reading says of itself.
-    async fn find_write<R: Named>(
+    async fn find_write<R: Kept>(
         &self,
         name: &str,
         nonce: &str,
@@ -153,7 +161,7 @@ impl Host {
 
     /// Changes a record: reads it, lets `change` make the new one, writes it, and does so again from a fresh read
     /// as long as others write first. `change` returns `None` when there is nothing to do.
-    pub(crate) async fn change<R: Named>(
+    pub(crate) async fn change<R: Kept>(
         &self,
         name: &str,
         mut change: impl FnMut(&Read<R>) -> Result<Option<R>>,
@@ -169,13 +177,22 @@ impl Host {
         Err(contended(name))
     }
 
+    /// Commits. Where the backend says that this host's session has ended, it is looked after at once.
+    pub(crate) async fn commit(&self, txn: Txn) -> Result<Committed> {
+        let outcome = self.driver.commit(txn).await;
+        if outcome.as_ref().is_err_and(|error| error.kind() == Kind::SessionLost) {
+            self.anchor.doubt();
+        }
+        outcome
+    }
+
     /// Commits, and when nobody can tell whether that landed, asks `landed`.
     pub(crate) async fn commit_known(
         &self,
         txn: Txn,
         landed: impl AsyncFnOnce() -> Result<Option<Revision>>,
     ) -> Result<Applied> {
-        match self.driver.commit(txn).await {
+        match self.commit(txn).await {
             Ok(Committed { revision, .. }) => Ok(Applied::At(revision)),
             Err(error) if error.kind() == Kind::Conflict => Ok(Applied::Conflict),
             Err(error) if error.effect() == Effect::Unknown => match landed().await {
@@ -209,7 +226,7 @@ pub(crate) fn contended(name: &str) -> Error {
         .advise("Try again")
 }
 
-fn read_of<R: Named>(record: &Record) -> Result<Read<R>> {
+fn read_of<R: Kept>(record: &Record) -> Result<Read<R>> {
     let guard = Guard::Unchanged(record.key.clone(), record.stamp);
     Ok(Read { record: R::read(record)?, guard, modified: record.stamp.modified })
 }

@@ -1,5 +1,5 @@
 //! Every decision and every call of a behaviour is kept: the last ones in memory, all of them as JSON lines where there is
-//! a state directory.
+//! a state directory. So is every lock that somebody broke.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
-use althing_core::info::{BehaviourCall, Decision};
+use althing_core::info::{BehaviourCall, Decision, LockBreak};
 use althing_core::{Digest, Error, Kind, Result, limits};
 use serde::Serialize;
 use tracing::warn;
@@ -27,15 +27,17 @@ enum Entry {
     /// A decision with the bytes of its view.
     Decision(Box<Decision>, Vec<u8>),
     Call(Box<BehaviourCall>),
+    Break(LockBreak),
 }
 
-/// One line of the file: a view the first time it is met, then decisions that name it; or a call.
+/// One line of the file: a view the first time it is met, then decisions that name it; a call; or a lock that was broken.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Line<'a> {
     View { digest: Digest, bytes: &'a str },
     Decision(&'a Decision),
     Call(&'a BehaviourCall),
+    Break(&'a LockBreak),
 }
 
 /// How many decisions may wait for the disk.
@@ -113,6 +115,14 @@ impl Audit {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).retain(|behaviour, _| exists(behaviour));
     }
 
+    /// Keeps that a lock was broken, and says so in the log: it is rare, and somebody will ask.
+    pub(crate) fn keep_break(&self, broken: LockBreak) {
+        let (lock, by, force) = (&broken.lock, &broken.by, broken.force);
+        warn!(lock, by, force, holders = broken.holders.len(), "a lock is broken");
+        metrics::counter!("althing_locks_broken_total").increment(1);
+        self.write_down(|| Entry::Break(broken.clone()));
+    }
+
     fn write_down(&self, entry: impl FnOnce() -> Entry) {
         if let Some(file) = &self.file
             && let Err(TrySendError::Full(_)) = file.try_send(entry())
@@ -168,6 +178,7 @@ impl Journal {
                 line(&mut lines, &Line::Decision(decision))?;
             }
             Entry::Call(call) => line(&mut lines, &Line::Call(call))?,
+            Entry::Break(broken) => line(&mut lines, &Line::Break(broken))?,
         }
         if self.views.len() > WAITING_MAX {
             self.views.clear();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use althing_core::info::Standing;
-use althing_core::{Digest, Key, Kind, Revision, SessionId, Txn, limits};
+use althing_core::{Delta, Digest, Key, Kind, Revision, SessionId, Txn, limits};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
@@ -16,6 +16,8 @@ use crate::layout::{HostRecord, Seat, encode, fleet, host_key};
 #[derive(Debug, Default)]
 pub(crate) struct Following {
     look: Notify,
+    /// A member joined in a session that has ended by now.
+    pub stray: Notify,
     loading: Mutex<HashSet<Digest>>,
     /// Why a digest could not be loaded.
     failed: Mutex<BTreeMap<Digest, String>>,
@@ -27,29 +29,45 @@ const RELOAD_PAUSE: Duration = Duration::from_secs(2);
 impl Host {
     /// Watches the fleet for ever: every change goes into the mirror, then to whom it concerns.
     pub(crate) async fn watch_fleet(self: Arc<Self>) {
-        let prefix = fleet();
-        let mut pause = limits::RETRY_PAUSE;
+        self.follow(fleet(), |delta| {
+            let touched = self.mirror.apply(delta);
+            touched.groups.iter().for_each(|group| self.elections.wake(group));
+            if touched.hosts {
+                self.elections.wake_all();
+                self.clear_locks();
+            }
+            self.following.look.notify_one();
+        })
+        .await;
+    }
+
+    /// Watches what lies below a prefix for ever, and hands over every delta, the first of which is a snapshot.
+    pub(crate) async fn follow(&self, prefix: Key, mut take: impl FnMut(Delta) + Send) {
+        let (mut seen, mut pause) = (Revision::ZERO, limits::RETRY_PAUSE);
         loop {
-            match self.watch_from(&prefix, &mut pause).await {
+            match self.follow_from(&prefix, &mut seen, &mut pause, &mut take).await {
                 Ok(()) => {}
-                Err(error) => warn!(%error, "the watch broke; it begins again"),
+                Err(error) => warn!(%prefix, %error, "a watch broke; it begins again"),
             }
             self.clock.sleep(self.chance.jitter(pause)).await;
             pause = (pause * 2).min(Duration::from_secs(1));
         }
     }
 
-    async fn watch_from(&self, prefix: &Key, pause: &mut Duration) -> althing_core::Result<()> {
-        let mut watch = self.driver.watch(prefix, self.mirror.revision()).await?;
+    async fn follow_from(
+        &self,
+        prefix: &Key,
+        seen: &mut Revision,
+        pause: &mut Duration,
+        take: &mut (impl FnMut(Delta) + Send),
+    ) -> althing_core::Result<()> {
+        let mut watch = self.driver.watch(prefix, *seen).await?;
         loop {
             let delta = watch.next().await?;
             *pause = limits::RETRY_PAUSE;
-            let touched = self.mirror.apply(delta);
-            touched.groups.iter().for_each(|group| self.elections.wake(group));
-            if touched.hosts {
-                self.elections.wake_all();
-            }
-            self.following.look.notify_one();
+            let (Delta::Changes { revision, .. } | Delta::Resync { revision, .. }) = &delta;
+            *seen = *revision;
+            take(delta);
         }
     }
 
@@ -58,15 +76,19 @@ impl Host {
     pub(crate) async fn follow_anchor(self: Arc<Self>) {
         let mut states = self.anchor.subscribe();
         let mut former = *states.borrow_and_update();
-        while states.changed().await.is_ok() {
+        loop {
+            tokio::select! {
+                changed = states.changed() => if changed.is_err() { return },
+                () = self.following.stray.notified() => drop(self.spawn(self.clone().rejoin_all())),
+            }
             let state = *states.borrow_and_update();
             let reopened = state.session != former.session;
             if reopened && former.standing != Standing::Lost {
                 // The loss and the new session were seen as one change: the loss is told all the same.
-                self.sessions.stand(Standing::Lost);
+                self.leave_locks(self.sessions.stand(Standing::Lost));
             }
             if reopened || state.standing != former.standing {
-                self.sessions.stand(state.standing);
+                self.leave_locks(self.sessions.stand(state.standing));
             }
             if reopened {
                 self.sessions.keep_records(state.session);
@@ -113,7 +135,7 @@ impl Host {
 
     async fn publish(&self, session: SessionId, record: &HostRecord) -> althing_core::Result<Revision> {
         let txn = Txn::new().put_owned(host_key(&self.identity.id), encode(record), session);
-        self.driver.commit(txn).await.map(|committed| committed.revision)
+        self.commit(txn).await.map(|committed| committed.revision)
     }
 
     /// Says for all that policies are bound to by which epoch this host decides. Where the policy is not loaded, the

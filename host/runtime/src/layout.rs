@@ -4,10 +4,12 @@
 //! |---|---|---|
 //! | `fleet/group/<group>` | nobody | [`GroupRecord`]: binding, epoch, who leads |
 //! | `fleet/member/<group>/<id>` | the host's session | [`MemberRecord`] |
+//! | `fleet/partition/<group>` | nobody | [`PartitionRecord`](crate::recipes::partition::PartitionRecord): who shares what |
 //! | `fleet/behaviour/<behaviour>` | nobody | [`BehaviourRecord`]: binding, epoch |
 //! | `fleet/host/<host>` | the host's session | [`HostRecord`]: how far it has followed the bindings |
 //! | `policy/<name>` | nobody | [`PolicyRecord`]: what was pushed under that name |
 //! | `artefact/<digest>/<n>` | nobody | a packed bundle, in chunks |
+//! | `lock/<name>` | nobody | who holds it, who waits (`recipes/lock/record.rs`) |
 //! | `data/<key>` | nobody, or the session of the host of its owner | what a behaviour wrote, in an [`Envelope`](crate::envelope::Envelope) |
 //!
 //! All that a host must follow lies below `fleet/`, so that one watch sees it in one order. Who leads is
@@ -17,9 +19,10 @@
 use std::collections::BTreeMap;
 
 use althing_core::info::{BindingInfo, PolicyVersion};
-use althing_core::{Digest, Error, Key, Kind, Record, Requirement, Result, Revision, SessionId};
+use althing_core::{Digest, Error, Key, Kind, Record, Requirement, Result, Revision, SessionId, limits};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The layout written here. A host refuses records of a newer one.
 pub(crate) const LAYOUT: u32 = 1;
@@ -46,6 +49,20 @@ pub(crate) struct GroupRecord {
     /// Incarnations that were asked to stand down, newest last.
     #[serde(default)]
     pub stood_down: Vec<String>,
+    /// It goes with its last member.
+    #[serde(default)]
+    pub ephemeral: bool,
+    /// Stays that were asked to end, newest last. Each is ended by its own host, which alone may write its record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evicted: Vec<Eviction>,
+}
+
+/// A mark that asks a member's host to let it go. It outlives the stay, so that a host which lost its session does not
+/// undo it by joining its members again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Eviction {
+    pub incarnation: String,
+    pub by: String,
 }
 
 /// What is bound, and what was before.
@@ -91,6 +108,9 @@ pub(crate) struct LeaderRecord {
     /// Somebody asked the leader to stop.
     #[serde(default)]
     pub revoke: Option<Revoke>,
+    /// Somebody asked for this very leader: for a while, no rule moves the leadership on.
+    #[serde(default)]
+    pub asked_for: bool,
 }
 
 /// A hand-over under way.
@@ -118,6 +138,9 @@ pub(crate) enum HandoverPhase {
 pub(crate) struct Revoke {
     pub by: String,
     pub at_ms: u64,
+    /// The stay that is to lead next; without one, the rule says who.
+    #[serde(default)]
+    pub successor: Option<String>,
 }
 
 /// A member of a group.
@@ -130,8 +153,20 @@ pub(crate) struct MemberRecord {
     pub host_incarnation: String,
     pub joined_ms: u64,
     pub metadata: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub capabilities: Value,
+    /// It stands for election.
+    #[serde(default = "stands")]
+    pub candidate: bool,
+    /// Wall time of the last change; 0 before the first.
+    #[serde(default)]
+    pub updated_ms: u64,
     /// The digest of the key that supersedes this stay.
     pub resume: Digest,
+}
+
+fn stands() -> bool {
+    true
 }
 
 /// A host of the fleet.
@@ -186,6 +221,10 @@ pub(crate) fn members_prefix(group: &str) -> Key {
     Key::path(["fleet", "member", group]).below()
 }
 
+pub(crate) fn partition_key(group: &str) -> Key {
+    Key::path(["fleet", "partition", group])
+}
+
 pub(crate) fn host_key(host: &str) -> Key {
     Key::path(["fleet", "host", host])
 }
@@ -215,6 +254,7 @@ pub(crate) fn chunks_prefix(digest: &Digest) -> Key {
 pub(crate) enum Place {
     Group(String),
     Member(String, String),
+    Partition(String),
     Host(String),
     Behaviour(String),
 }
@@ -229,6 +269,7 @@ impl Place {
         match (next()?.as_str(), next()?.as_str()) {
             ("fleet", "group") => Some(Place::Group(next()?)),
             ("fleet", "member") => Some(Place::Member(next()?, next()?)),
+            ("fleet", "partition") => Some(Place::Partition(next()?)),
             ("fleet", "host") => Some(Place::Host(next()?)),
             ("fleet", "behaviour") => Some(Place::Behaviour(next()?)),
             _ => None,
@@ -271,7 +312,8 @@ pub(crate) fn behaviour_of(record: &Record) -> Result<BehaviourRecord> {
     Ok(behaviour)
 }
 
-fn refuse_newer(layout: u32, record: &Record) -> Result<()> {
+/// Fails on a record of a layout that this version does not know.
+pub(crate) fn refuse_newer(layout: u32, record: &Record) -> Result<()> {
     if layout <= LAYOUT {
         return Ok(());
     }
@@ -310,7 +352,34 @@ impl GroupRecord {
             leader: None,
             moves: 0,
             stood_down: Vec::new(),
+            ephemeral: false,
+            evicted: Vec::new(),
         }
+    }
+
+    /// Notes that a stay gave up the leadership because somebody asked for that: it is passed over for a while.
+    pub(crate) fn note_stood_down(&mut self, incarnation: &str) {
+        self.stood_down.push(incarnation.to_owned());
+        let surplus = self.stood_down.len().saturating_sub(limits::BINDINGS_KEPT_MAX);
+        self.stood_down.drain(..surplus);
+    }
+
+    /// Marks a stay as one that is asked to end. Of too many marks the oldest of a stay that is over is forgotten; returns
+    /// false, and marks nothing, where all of them are here still.
+    pub(crate) fn evict(&mut self, mark: Eviction, is_here: impl Fn(&str) -> bool) -> bool {
+        if self.evicted.len() >= limits::EVICTIONS_KEPT_MAX {
+            let Some(over) = self.evicted.iter().position(|mark| !is_here(&mark.incarnation)) else {
+                return false;
+            };
+            self.evicted.remove(over);
+        }
+        self.evicted.push(mark);
+        true
+    }
+
+    /// Returns the mark by which a stay was asked to end.
+    pub(crate) fn eviction(&self, incarnation: &str) -> Option<&Eviction> {
+        self.evicted.iter().find(|mark| mark.incarnation == incarnation)
     }
 }
 
@@ -318,6 +387,12 @@ impl LeaderRecord {
     /// The fencing token of the term.
     pub(crate) fn token(&self) -> Revision {
         self.term.unwrap_or_default()
+    }
+
+    /// Tells whether somebody asked for this stay to lead next.
+    pub(crate) fn is_to_give_way_to(&self, incarnation: &str) -> bool {
+        let successor = self.revoke.as_ref().and_then(|revoke| revoke.successor.as_deref());
+        successor == Some(incarnation)
     }
 
     /// Tells whether somebody leads by this record: not once it is on offer.
@@ -337,9 +412,25 @@ mod tests {
             assert_eq!(Place::of(&member_key(name, "x/")), Some(Place::Member(name.into(), "x/".into())));
             assert!(member_key(name, "m").starts_with(&members_prefix(name)));
             assert!(group_key(name).starts_with(&fleet()));
+            assert_eq!(Place::of(&partition_key(name)), Some(Place::Partition(name.into())));
             assert_eq!(Place::of(&behaviour_key(name)), Some(Place::Behaviour(name.into())));
         }
         assert_eq!(Place::of(&policy_key("web")), None);
+    }
+
+    #[test]
+    fn of_too_many_evictions_only_one_that_is_done_is_forgotten() {
+        let mut group = GroupRecord::new(String::new(), Requirement::NONE);
+        let mark = |stay: usize| Eviction { incarnation: stay.to_string(), by: String::new() };
+        for stay in 0..limits::EVICTIONS_KEPT_MAX {
+            assert!(group.evict(mark(stay), |_| true));
+        }
+        assert!(!group.evict(mark(999), |_| true), "all of them are under way");
+        assert!(group.evict(mark(999), |stay| stay != "7"));
+        assert_eq!(group.evicted.len(), limits::EVICTIONS_KEPT_MAX);
+        assert!(
+            group.eviction("7").is_none() && group.eviction("0").is_some() && group.eviction("999").is_some()
+        );
     }
 
     #[test]
@@ -348,6 +439,17 @@ mod tests {
             "leader":null,"moves":2,"stood_down":[]}"#;
         let group: GroupRecord = serde_json::from_str(group).unwrap();
         assert_eq!((group.bound.epoch, group.bound.former.len(), group.moves), (3, 1, 2));
+        assert!(!group.ephemeral && group.evicted.is_empty());
+        let digest = Digest::of("key");
+        let member = format!(
+            r#"{{"id":"a","incarnation":"i","host":"h","host_incarnation":"j","joined_ms":7,"metadata":{{}},"resume":"{digest}"}}"#
+        );
+        let member: MemberRecord = serde_json::from_str(&member).unwrap();
+        assert!(member.candidate && member.capabilities.is_null() && member.updated_ms == 0);
+        let leader = r#"{"member":"a","incarnation":"i","host":"h","session":"1","term":null,"nonce":"n",
+            "since_ms":1,"epoch":3,"revoke":{"by":"me","at_ms":2}}"#;
+        let leader: LeaderRecord = serde_json::from_str(leader).unwrap();
+        assert!(!leader.asked_for && leader.revoke.is_some_and(|revoke| revoke.successor.is_none()));
         let host = r#"{"name":"a","incarnation":"i","epochs":{"web":3},"behind":{}}"#;
         let host: HostRecord = serde_json::from_str(host).unwrap();
         assert_eq!((host.epoch(Seat::Group("web")), host.epoch(Seat::Behaviour("web"))), (3, 0));

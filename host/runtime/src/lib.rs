@@ -2,7 +2,7 @@
 //!
 //! A [`Runtime`] is one host of a fleet. It keeps one session in the backend, an image of the fleet
 //! by one watch, and one task per group that decides and claims. Recipes ([groups](Runtime::create_group),
-//! [members](Runtime::join), elections, [policies](Runtime::activate), [behaviours](Runtime::call_behaviour)) are written once, against
+//! [members](Runtime::join), elections, [locks](Runtime::lock), [policies](Runtime::activate), [behaviours](Runtime::call_behaviour)) are written once, against
 //! [`althing_core::Driver`]. Policies advise; every change of a leadership is one guarded transaction.
 
 mod admit;
@@ -38,6 +38,7 @@ use crate::identity::Identity;
 use crate::mirror::Mirror;
 use crate::recipes::behaviour::Hub;
 use crate::recipes::election::Elections;
+use crate::recipes::lock::Locks;
 use crate::recipes::policy::Jobs;
 use crate::sessions::{Left, Sessions};
 use crate::shelf::Shelf;
@@ -71,6 +72,7 @@ struct Host {
     audit: Audit,
     jobs: Jobs,
     hub: Hub,
+    locks: Locks,
     /// Where this host's tasks run; the renewals run on `config.io`.
     handle: tokio::runtime::Handle,
     ended: CancellationToken,
@@ -97,6 +99,7 @@ impl Runtime {
             audit,
             jobs: Jobs::default(),
             hub: Hub::default(),
+            locks: Locks::default(),
             handle: tokio::runtime::Handle::current(),
             ended: CancellationToken::new(),
             config,
@@ -120,7 +123,8 @@ impl Runtime {
     pub async fn stop(&self) {
         self.0.ended.cancel();
         let session = self.0.anchor.give_up();
-        self.0.sessions.stand(Standing::Lost);
+        // What is locked goes with the host's session.
+        drop(self.0.sessions.stand(Standing::Lost));
         self.0.sessions.remove_all("the host ends");
         if let Some(session) = session
             && let Err(error) = self.0.driver.close(session).await
@@ -134,7 +138,8 @@ impl Runtime {
     pub fn abandon(&self) {
         self.0.ended.cancel();
         self.0.anchor.give_up();
-        self.0.sessions.stand(Standing::Lost);
+        // What is locked goes with the host's session.
+        drop(self.0.sessions.stand(Standing::Lost));
         self.0.sessions.remove_all("the host was dropped");
         self.0.identity.leave();
     }
@@ -171,6 +176,11 @@ impl Runtime {
         }
     }
 
+    /// Waits until the host has a session in its backend: a moment at most, while it gets a new one.
+    pub async fn ready(&self) {
+        self.0.anchor.next(None).await;
+    }
+
     /// Opens a client session. `remote` says that its holder learns of a loss only by a message, so that a
     /// hand-over waits for its word; a caller in this process asks [`Runtime::holds`] instead, and its session lasts
     /// as long as the host where it asks for no lease.
@@ -188,6 +198,12 @@ impl Runtime {
     /// Renews a client session. The answer is about all it holds: what is not in it is lost.
     pub fn renew_session(&self, key: &SessionKey) -> Result<Renewal> {
         self.0.sessions.renew(key, self.0.anchor.remaining())
+    }
+
+    /// Tells what a client session holds and for how long it is surely kept, without renewing it. For whoever renews less
+    /// often than the host renews its own lease, which bounds every session.
+    pub fn session(&self, key: &SessionKey) -> Result<Renewal> {
+        self.0.sessions.look(key, self.0.anchor.remaining())
     }
 
     /// Ends a client session: its members leave before this returns, or as soon as the backend can be reached.
@@ -244,6 +260,15 @@ impl Host {
         })
     }
 
+    /// Returns the host's session; where there is none, or `former` has ended, waits a moment for the next.
+    async fn next_session(&self, operation: &'static str, former: Option<SessionId>) -> Result<SessionId> {
+        match self.anchor.next(former).await {
+            Some(session) => Ok(session),
+            None if self.ended.is_cancelled() => self.held(operation),
+            None => Err(recipes::member::no_lease(operation)),
+        }
+    }
+
     /// Waits until the fleet was seen once, so that the first answer is not an empty one.
     async fn see_once(&self) -> Result<()> {
         let deadline = althing_core::limits::CALL_DEADLINE * 2;
@@ -268,7 +293,8 @@ impl Host {
 
     /// Takes a client session away: what it owns is removed and its members leave.
     fn end_session(self: &Arc<Self>, id: &str, reason: &str) -> tokio::task::JoinHandle<()> {
-        let Left { members, records } = self.sessions.remove(id, reason);
+        let Left { members, records, locks } = self.sessions.remove(id, reason);
+        self.leave_locks(locks);
         let host = self.clone();
         self.spawn(async move {
             let anchor = host.anchor.state().session;

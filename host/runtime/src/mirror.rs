@@ -5,15 +5,18 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use althing_core::info::{
     BehaviourInfo, BehaviourSummary, Event, GroupInfo, GroupSummary, HostView, LeaderInfo, MemberInfo,
+    PartitionInfo,
 };
 use althing_core::{Cause, Change, Delta, Record, Revision, SessionId, Stamp, limits};
 use tokio::sync::{broadcast, watch};
 use tracing::warn;
 
+use crate::apply::Kept;
 use crate::layout::{
     BehaviourRecord, Bound, GroupRecord, HostRecord, LeaderRecord, MemberRecord, Place, Seat, behaviour_of,
     decode, group_of,
 };
+use crate::recipes::partition::{Partition, PartitionRecord};
 
 /// The image of the fleet.
 #[derive(Debug, Default)]
@@ -47,6 +50,8 @@ pub(crate) struct Group {
     pub name: String,
     pub record: Option<(GroupRecord, Stamp)>,
     pub members: BTreeMap<String, Arc<Member>>,
+    /// What its members share, where it is partitioned.
+    pub partition: Option<Arc<Partition>>,
     /// The revision of the last change of the group or its members.
     pub version: Revision,
 }
@@ -107,14 +112,14 @@ impl Mirror {
         let _ = self.seen.subscribe().wait_for(rebound).await;
     }
 
+    /// Waits until what is seen of the fleet is so.
+    pub(crate) async fn until(&self, is_so: impl Fn(&Self) -> bool) {
+        let _ = self.seen.subscribe().wait_for(|_: &Option<Revision>| is_so(self)).await;
+    }
+
     /// Waits until the fleet was seen for the first time, even if nothing was there.
     pub(crate) async fn seen_once(&self) {
         let _ = self.seen.subscribe().wait_for(|seen| seen.is_some()).await;
-    }
-
-    /// Returns the revision up to which the fleet was seen.
-    pub(crate) fn revision(&self) -> Revision {
-        self.seen.borrow().unwrap_or(Revision::ZERO)
     }
 
     pub(crate) fn group(&self, name: &str) -> Option<Arc<Group>> {
@@ -187,6 +192,11 @@ impl Mirror {
         self.read().hosts.get(host).map_or(0, |host| host.epoch(seat)) < epoch
     }
 
+    /// Tells whether this is the first of the hosts, in the order of their ids: the one that does what one does for all.
+    pub(crate) fn is_first(&self, host: &str) -> bool {
+        self.read().hosts.keys().next().is_some_and(|first| first == host)
+    }
+
     /// Subscribes to a group's events. The snapshot is of the very moment at which the subscription begins.
     pub(crate) fn subscribe(&self, name: &str) -> Option<(GroupInfo, broadcast::Receiver<Arc<Event>>)> {
         let mut fleet = self.write();
@@ -226,16 +236,25 @@ impl Fleet {
                 self.tell_group(&name, before, revision);
                 name
             }
+            Place::Partition(name) => {
+                self.before(&name, revision);
+                let before = self.partition_info(&name);
+                self.change_partition(&name, change);
+                self.tell_partition(&name, before, revision);
+                name
+            }
             Place::Member(name, id) => {
                 let before = self.before(&name, revision);
+                let partition = self.partition_info(&name);
                 let event = self.change_member(&name, id, change);
                 let after = self.groups.get(&name).and_then(|group| group.leading());
                 self.tell_leader(&name, before.1, after, revision);
                 event.into_iter().for_each(|event| self.tell(&name, event));
+                self.tell_partition(&name, partition, revision);
                 name
             }
         };
-        if self.groups.get(&name).is_some_and(|group| group.record.is_none() && group.members.is_empty()) {
+        if self.groups.get(&name).is_some_and(|group| group.is_gone()) {
             self.groups.remove(&name);
             self.subscribers.remove(&name);
         }
@@ -292,6 +311,31 @@ impl Fleet {
         self.group_mut(name).record = record;
     }
 
+    fn change_partition(&mut self, name: &str, change: Change) {
+        let partition = match change {
+            Change::Deleted { .. } => None,
+            Change::Put(record) => match PartitionRecord::read(&record) {
+                Ok(value) => Some(Arc::new(Partition { record: value, stamp: record.stamp })),
+                Err(error) => return warn!(%error, "the shares of a group cannot be read"),
+            },
+        };
+        self.group_mut(name).partition = partition;
+    }
+
+    fn partition_info(&self, name: &str) -> Option<PartitionInfo> {
+        self.groups.get(name)?.partition_info()
+    }
+
+    /// Tells that shares changed, or that somebody who had to give something up has done so or is gone.
+    fn tell_partition(&self, name: &str, before: Option<PartitionInfo>, revision: Revision) {
+        let after = self.partition_info(name);
+        if before != after
+            && let Some(partition) = after
+        {
+            self.tell(name, Event::Partitioned { partition, revision });
+        }
+    }
+
     fn change_member(&mut self, name: &str, id: String, change: Change) -> Vec<Event> {
         let group = self.group_mut(name);
         match change {
@@ -303,11 +347,17 @@ impl Fleet {
                         return Vec::new();
                     }
                 };
-                let revision = record.stamp.modified;
-                let joined = Event::Joined { member: member.info(), revision };
+                let (revision, info) = (record.stamp.modified, member.info());
+                let stay = member.record.incarnation.clone();
                 match group.members.insert(id, member) {
-                    Some(former) => vec![former.left(Cause::Deleted, revision), joined],
-                    None => vec![joined],
+                    Some(former) if former.stamp.modified == revision => Vec::new(),
+                    Some(former) if former.record.incarnation == stay => {
+                        vec![Event::Updated { member: info, revision }]
+                    }
+                    Some(former) => {
+                        vec![former.left(Cause::Deleted, revision), Event::Joined { member: info, revision }]
+                    }
+                    None => vec![Event::Joined { member: info, revision }],
                 }
             }
             Change::Deleted { revision, cause, .. } => {
@@ -383,6 +433,8 @@ impl Fleet {
             members: group.by_seniority().into_iter().map(|member| member.info()).collect(),
             leader: group.leading(),
             require: record.require,
+            partition: group.partition_info().map(Box::new),
+            ephemeral: record.ephemeral,
             binding: record.bound.binding.clone(),
             epoch: record.bound.epoch,
             hosts: self.host_views(Seat::Group(name), record.bound.epoch),
@@ -395,6 +447,11 @@ impl Fleet {
 }
 
 impl Group {
+    /// Tells whether nothing of it is left.
+    fn is_gone(&self) -> bool {
+        self.record.is_none() && self.members.is_empty() && self.partition.is_none()
+    }
+
     /// Returns the members, oldest first: the store's order of joining, no host's clock.
     pub(crate) fn by_seniority(&self) -> Vec<&Arc<Member>> {
         let mut members: Vec<_> = self.members.values().collect();
@@ -438,19 +495,31 @@ impl Group {
             members: self.members.len(),
             leader: self.leading().map(|leader| leader.member),
             policy: record.bound.binding.as_ref().map(|binding| binding.policy.clone()),
+            ephemeral: record.ephemeral,
         })
+    }
+
+    /// Tells whether a member may lead: it stands for election, and was not asked to go.
+    pub(crate) fn may_lead(&self, member: &Member) -> bool {
+        let is_evicted =
+            |(record, _): &(GroupRecord, Stamp)| record.eviction(&member.record.incarnation).is_some();
+        member.record.candidate && !self.record.as_ref().is_some_and(is_evicted)
     }
 }
 
 impl Member {
-    fn info(&self) -> MemberInfo {
+    pub(crate) fn info(&self) -> MemberInfo {
         MemberInfo {
             id: self.record.id.clone(),
             incarnation: self.record.incarnation.clone(),
             host: self.record.host.clone(),
             metadata: self.record.metadata.clone(),
+            capabilities: self.record.capabilities.clone(),
+            candidate: self.record.candidate,
             joined_ms: self.record.joined_ms,
             since: self.stamp.created,
+            updated: self.stamp.modified,
+            updated_ms: self.record.updated_ms.max(self.record.joined_ms),
         }
     }
 

@@ -4,19 +4,22 @@
 //! the host remembers the latest such deadline it may have caused, so that it knows from when on a
 //! client that does not answer has surely stopped.
 
+mod locks;
 mod records;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use althing_core::info::{Hold, JoinAsk, Renewal, SessionAsk, SessionEvent, SessionGrant, Standing};
 use althing_core::{
-    BootTime, Chance, Clock, Digest, Error, Key, Kind, Principal, Result, Revision, Secret, limits,
+    BootTime, Chance, Clock, Digest, Error, Key, Kind, Principal, Result, Revision, Secret, SessionId, limits,
 };
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Mutex as Turn, Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use locks::LeftLock;
+use locks::LocalLock;
 pub(crate) use records::{Caller, OwnedRecord};
 
 /// Names a client session and proves that it is the caller's.
@@ -52,6 +55,8 @@ struct Table {
     record_owners: HashMap<Key, String>,
     /// Calls of behaviours under way, of all sessions.
     calls: usize,
+    /// Requests for locks under way, of all sessions.
+    locking: usize,
 }
 
 /// One client session.
@@ -68,12 +73,18 @@ struct Client {
     believes_until: BootTime,
     members: BTreeMap<(String, String), LocalMember>,
     holds: BTreeMap<String, LocalHold>,
+    /// What it has locked, by the party that stands for it in the backend.
+    locks: BTreeMap<String, LocalLock>,
+    /// The last locks it lost: their names and tokens.
+    lost_locks: VecDeque<(String, Revision)>,
     /// What behaviours wrote for this session, and goes with it.
     records: BTreeMap<Key, OwnedRecord>,
     /// When the records were last compared with the store.
     compared: Option<BootTime>,
     /// Calls of behaviours under way.
     calls: usize,
+    /// Requests for locks under way.
+    locking: usize,
     ended: CancellationToken,
     events: broadcast::Sender<SessionEvent>,
 }
@@ -83,14 +94,20 @@ struct Client {
 pub(crate) struct Left {
     pub members: Vec<Placed>,
     pub records: Vec<(Key, OwnedRecord)>,
+    pub locks: Vec<LeftLock>,
 }
 
 /// A member that joined through a client session.
 #[derive(Clone, Debug)]
 pub(crate) struct LocalMember {
     pub incarnation: String,
+    /// What it joins again with after a loss.
     pub ask: JoinAsk,
     pub resume: String,
+    /// The host's session in which this stay began; `None` before.
+    pub anchor: Option<SessionId>,
+    /// Held by whoever changes the member or joins it again: no change is lost between two stays.
+    pub turn: Arc<Turn<()>>,
 }
 
 #[derive(Clone, Debug)]
@@ -140,9 +157,12 @@ impl Sessions {
             believes_until: now,
             members: BTreeMap::new(),
             holds: BTreeMap::new(),
+            locks: BTreeMap::new(),
+            lost_locks: VecDeque::new(),
             records: BTreeMap::new(),
             compared: None,
             calls: 0,
+            locking: 0,
             ended: CancellationToken::new(),
             events: broadcast::Sender::new(limits::SUBSCRIBER_EVENTS_MAX),
         };
@@ -155,6 +175,12 @@ impl Sessions {
     pub(crate) fn renew(&self, key: &SessionKey, left: Duration) -> Result<Renewal> {
         let now = self.clock.now();
         self.with(key, |client| client.renew(now, left))
+    }
+
+    /// Tells what a session holds and for how long the client may believe in that, without renewing it.
+    pub(crate) fn look(&self, key: &SessionKey, left: Duration) -> Result<Renewal> {
+        let now = self.clock.now();
+        self.with(key, |client| client.grant(now, left))
     }
 
     /// Checks the secret and returns who opened the session.
@@ -173,11 +199,13 @@ impl Sessions {
         }
     }
 
-    /// Takes a session away and returns what it leaves: the members that joined through it and the records it owns.
+    /// Takes a session away and returns what it leaves: the members that joined through it, the records it owns and
+    /// the locks it holds.
     pub(crate) fn remove(&self, id: &str, reason: &str) -> Left {
         let mut table = self.table();
         let Some(mut client) = table.clients.remove(id) else { return Left::default() };
         table.calls -= client.calls;
+        table.locking -= client.locking;
         client.records.keys().for_each(|key| drop(table.record_owners.remove(key)));
         client.members.keys().for_each(|key| drop(table.owners.remove(key)));
         client.holds.keys().for_each(|group| drop(table.holders.remove(group)));
@@ -187,6 +215,7 @@ impl Sessions {
         client.tell(SessionEvent::Ended { reason: reason.to_owned() });
         Left {
             members: client.placed(id),
+            locks: client.left_locks(),
             records: std::mem::take(&mut client.records).into_iter().collect(),
         }
     }
@@ -252,6 +281,29 @@ impl Sessions {
         self.table().clients.get(id)?.members.get(&(group.to_owned(), member.to_owned())).cloned()
     }
 
+    /// Returns a member of whichever session it joined through, if it is still in this stay.
+    pub(crate) fn find(&self, group: &str, member: &str, incarnation: &str) -> Option<Placed> {
+        let session = self.table().owners.get(&(group.to_owned(), member.to_owned())).cloned()?;
+        let member = self.placed(&session, group, member)?;
+        (member.incarnation == incarnation).then(|| Placed { session, group: group.to_owned(), member })
+    }
+
+    /// Tells whether members of a group joined through this host and have not left, as far as it knows.
+    pub(crate) fn is_home(&self, group: &str) -> bool {
+        self.table().owners.keys().any(|(home, _)| home == group)
+    }
+
+    /// Remembers what a member joins again with, if it is still in this stay.
+    pub(crate) fn amend(&self, placed: &Placed, change: impl FnOnce(&mut JoinAsk)) {
+        let key = (placed.group.clone(), placed.member.ask.id.clone());
+        let mut table = self.table();
+        let members = table.clients.get_mut(&placed.session).map(|client| &mut client.members);
+        let member = members.and_then(|members| members.get_mut(&key));
+        if let Some(member) = member.filter(|member| member.incarnation == placed.member.incarnation) {
+            change(&mut member.ask);
+        }
+    }
+
     /// Forgets a member, if this stay is still the one remembered.
     pub(crate) fn displace(&self, id: &str, group: &str, member: &str, incarnation: &str) {
         let key = (group.to_owned(), member.to_owned());
@@ -288,8 +340,10 @@ impl Sessions {
         }
     }
 
-    /// Tells every session the standing of the host's lease; a lost one takes all that is held along.
-    pub(crate) fn stand(&self, standing: Standing) {
+    /// Tells every session the standing of the host's lease; a lost one takes all that is held along. Returns the locks
+    /// that are held no longer.
+    pub(crate) fn stand(&self, standing: Standing) -> Vec<LeftLock> {
+        let mut left = Vec::new();
         let mut table = self.table();
         if standing == Standing::Lost {
             table.holders.clear();
@@ -299,12 +353,14 @@ impl Sessions {
                 for local in std::mem::take(&mut client.holds).into_values() {
                     client.tell(SessionEvent::Lost { hold: local.hold });
                 }
+                left.extend(client.lose_locks("the host has lost its lease in the backend"));
             }
             let event = client.standing(standing);
             client.tell(event);
         }
         drop(table);
         self.released.notify_waiters();
+        left
     }
 
     /// Begins a term for a member of this host. Returns whether the member is still here.
@@ -434,10 +490,18 @@ impl Table {
 impl Client {
     fn renew(&mut self, now: BootTime, left: Duration) -> Renewal {
         self.deadline = now + self.ttl;
-        let remaining = self.ttl.min(left);
+        self.grant(now, left)
+    }
+
+    fn grant(&mut self, now: BootTime, left: Duration) -> Renewal {
+        let remaining = self.deadline.since(now).min(left);
         // Also without a hold: one that is won later is believed in until this deadline.
         self.believes_until = self.believes_until.max(now + remaining);
-        Renewal { remaining_ms: remaining.as_secs_f64() * 1000.0, holds: self.holds() }
+        Renewal {
+            remaining_ms: remaining.as_secs_f64() * 1000.0,
+            holds: self.holds(),
+            locks: self.locks().collect(),
+        }
     }
 
     fn holds(&self) -> Vec<Hold> {
@@ -445,7 +509,7 @@ impl Client {
     }
 
     fn standing(&self, standing: Standing) -> SessionEvent {
-        SessionEvent::Standing { standing, holds: self.holds() }
+        SessionEvent::Standing { standing, holds: self.holds(), locks: self.locks().collect() }
     }
 
     fn tell(&self, event: SessionEvent) {

@@ -21,6 +21,7 @@ const PLACES: &[(&str, &str)] = &[
     ("behaviour", "The behaviour's name."),
     ("group", "The group's name."),
     ("job", "The job's id."),
+    ("lock", "The lock's name."),
     ("member", "The member's id."),
     ("policy", "The policy's name."),
     ("session", "The session's id."),

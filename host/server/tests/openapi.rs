@@ -238,8 +238,10 @@ async fn a_host_answers_what_the_document_says() {
     let refused = document.ask(&host, ("post", "/v1/waist"), &[], "", none.clone()).await;
     assert!(refused.status == 400 && refused.body.contains("althing-waist/1"), "{}", refused.body);
     let session = sessions_and_groups(&host, &mut document).await;
+    locks(&host, &mut document, &session).await;
     policies(&host, &mut document).await;
     behaviours(&host, &mut document, &session).await;
+    members(&host, &mut document, &session).await;
     endings(&host, &mut document, &session).await;
     let all: BTreeSet<_> = document
         .operations()
@@ -258,6 +260,7 @@ async fn sessions_and_groups(host: &Host, document: &mut Document) -> String {
     let id = grant["id"].as_str().unwrap();
     let session = format!("{id}.{}", grant["secret"].as_str().unwrap());
     document.ask(host, ("post", "/v1/sessions/{session}/renew"), &[id], &session, none.clone()).await;
+    document.ask(host, ("get", "/v1/sessions/{session}"), &[id], &session, none.clone()).await;
     document.ask(host, ("get", "/v1/sessions/{session}/events"), &[id], &session, none.clone()).await;
     let created = document.ask(host, ("post", "/v1/groups"), &[], "", json!({ "name": "web" })).await;
     assert_eq!(created.status, 201);
@@ -275,10 +278,53 @@ async fn sessions_and_groups(host: &Host, document: &mut Document) -> String {
         let answer = document.ask(host, ("get", &path), &["web"], "", none.clone()).await;
         assert_eq!(answer.status, 200);
     }
+    partition(host, document, &session).await;
     document.ask(host, ("get", "/v1/groups"), &[], "", none.clone()).await;
     let stopped = json!({ "group": "web", "term": "1" });
     document.ask(host, ("post", "/v1/sessions/{session}/stopped"), &[id], &session, stopped).await;
     session
+}
+
+/// Shares objects among the members of the group.
+async fn partition(host: &Host, document: &mut Document, session: &str) {
+    let path = "/v1/groups/{group}/partition";
+    assert_eq!(document.ask(host, ("get", path), &["web"], "", Value::Null).await.status, 404);
+    let made = document.ask(host, ("put", path), &["web"], "", json!({})).await.json();
+    assert_eq!((&made["version"], &made["members"][0]["id"]), (&json!(1), &json!("a")));
+    assert_eq!(document.ask(host, ("get", path), &["web"], "", Value::Null).await.json(), made);
+    let objects = json!({ "objects": ["x", "y"], "replicas": 2 });
+    let owners =
+        document.ask(host, ("post", "/v1/groups/{group}/owners"), &["web"], "", objects).await.json();
+    assert_eq!(owners["objects"][1], json!({ "object": "y", "owner": "a", "owners": ["a"] }));
+    let settled = ("post", "/v1/groups/{group}/members/{member}/settled");
+    let word = json!({ "version": 1 });
+    assert_eq!(document.ask(host, settled, &["web", "a"], session, word).await.json(), made);
+}
+
+/// Locks, shows, breaks, and releases what was broken.
+async fn locks(host: &Host, document: &mut Document, session: &str) {
+    let none = Value::Null;
+    let names = json!({ "names": ["db"], "wait_ms": 0, "label": "a test" });
+    let answer = document.ask(host, ("post", "/v1/locks"), &[], session, names.clone()).await.json();
+    let hold = &answer["locks"][0];
+    assert_eq!((&answer["granted"], &hold["lock"]), (&json!(true), &json!("db")));
+    let taken = document.ask(host, ("post", "/v1/locks"), &[], session, names).await.json();
+    assert_eq!(taken, json!({ "granted": false, "locks": [] }));
+    let wrong = json!({ "names": ["db", "db"] });
+    assert_eq!(document.ask(host, ("post", "/v1/locks"), &[], session, wrong).await.status, 400);
+    let listed = document.ask(host, ("get", "/v1/locks"), &[], "", none.clone()).await.json();
+    assert_eq!((&listed[0]["name"], &listed[0]["holders"]), (&json!("db"), &json!(1)));
+    let shown = document.ask(host, ("get", "/v1/locks/{lock}"), &["db"], "", none).await.json();
+    assert_eq!(
+        (&shown["holders"][0]["token"], &shown["holders"][0]["label"]),
+        (&hold["token"], &json!("a test"))
+    );
+    let force = json!({ "force": true });
+    let broken = document.ask(host, ("post", "/v1/locks/{lock}/break"), &["db"], "", force).await.json();
+    assert_eq!(broken, json!({ "broken": [hold["token"]], "asked": [] }));
+    let release = json!({ "token": hold["token"] });
+    let release = document.ask(host, ("post", "/v1/locks/{lock}/release"), &["db"], session, release).await;
+    assert_eq!(release.json(), json!("lost"));
 }
 
 /// Uploads a shipped policy. Needs `cargo xtask guests`.
@@ -325,6 +371,27 @@ async fn behaviours(host: &Host, document: &mut Document, session: &str) {
     assert_ne!(shown.json()["calls"], json!([]));
     document.ask(host, ("post", &format!("{path}/rollback")), names, "", none.clone()).await;
     assert_eq!(document.ask(host, ("delete", path), names, "", none).await.status, 204);
+}
+
+/// Changes and shows the member that leads, and lets another one go.
+async fn members(host: &Host, document: &mut Document, session: &str) {
+    let none = Value::Null;
+    let one = "/v1/groups/{group}/members/{member}";
+    let change = json!({ "metadata": { "zone": "north" }, "capabilities": [1], "candidate": true });
+    let changed = document.ask(host, ("patch", one), &["web", "a"], session, change).await;
+    assert_eq!((changed.status, &changed.json()["capabilities"]), (200, &json!([1])));
+    let shown = document.ask(host, ("get", one), &["web", "a"], "", none.clone()).await;
+    assert_eq!(shown.json(), changed.json());
+    let empty = document.ask(host, ("patch", one), &["web", "a"], session, json!({})).await;
+    assert_eq!(empty.json(), changed.json());
+    assert_eq!(document.ask(host, ("get", one), &["web", "z"], "", none.clone()).await.status, 404);
+    let join = json!({ "id": "b", "candidate": false, "capabilities": { "base64": "AA==" } });
+    document.ask(host, ("post", "/v1/groups/{group}/members"), &["web"], session, join).await;
+    let all = document.ask(host, ("get", "/v1/groups/{group}/members"), &["web"], "", none.clone()).await;
+    assert_eq!(all.json().as_array().unwrap().len(), 2);
+    let evict = format!("{one}/evict");
+    let evicted = document.ask(host, ("post", &evict), &["web", "b"], "", none).await;
+    assert_eq!(evicted.json(), "evicted");
 }
 
 async fn endings(host: &Host, document: &mut Document, session: &str) {

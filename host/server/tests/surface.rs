@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use althing_client::wire::SessionKey;
 use althing_client::{Address, Client, EventStream, Membership};
-use althing_core::info::{Event, JoinAsk, SessionAsk, SessionEvent, StoodDown};
+use althing_core::info::{
+    Event, Evicted, JoinAsk, LockAsk, SessionAsk, SessionEvent, StoodDown, UpdateAsk, bytes_as_json,
+    bytes_of_json,
+};
 use althing_core::{Kind, Requirement, Secret, limits};
 use althing_server::{Server, ServerConfig};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -164,6 +168,64 @@ async fn a_leader_that_is_asked_to_stop_confirms_once_it_no_longer_is_held() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_changes_what_it_says_of_itself_and_everybody_hears_of_it() {
+    let host = Host::start().await;
+    let mut membership = Membership::open(host.client(), None).await.unwrap();
+    let ask = JoinAsk { capabilities: bytes_as_json(b"\x00\xff"), ephemeral: true, ..member("a") };
+    let joined = membership.join("web", &ask).await.unwrap().member;
+    assert_eq!(bytes_of_json(&joined.capabilities).unwrap(), b"\x00\xff");
+    until_elected(&mut membership).await;
+    let client = host.client();
+    let mut events = client.group_events("web").await.unwrap();
+    let ask = UpdateAsk { capabilities: Some(Value::Null), candidate: Some(false), ..UpdateAsk::default() };
+    let changed = membership.update("web", "a", &ask).await.unwrap();
+    assert!(changed.capabilities.is_null() && !changed.candidate && changed.since == joined.since);
+    let told = until(&mut events, |event| match event {
+        Event::Updated { member, .. } => Some(member),
+        _ => None,
+    });
+    assert_eq!(told.await, changed);
+    until(&mut events, |event| matches!(event, Event::Vacated { .. }).then_some(())).await;
+    assert!(!membership.is_held("web"));
+    assert_eq!(client.members("web").await.unwrap(), [client.member("web", "a").await.unwrap()]);
+    let other = client.open_session(&SessionAsk::default()).await.unwrap();
+    let stranger = SessionKey { id: other.id, secret: Secret::new(other.secret) };
+    let denied = client.update_member(&stranger, "web", "a", &ask).await.unwrap_err();
+    assert_eq!(denied.kind(), Kind::Denied);
+    membership.leave("web", "a").await.unwrap();
+    until(&mut events, |event| matches!(event, Event::Deleted { .. }).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_hands_over_on_request_and_an_evicted_member_is_told() {
+    let host = Host::start().await;
+    let client = host.client();
+    let mut first = Membership::open(host.client(), None).await.unwrap();
+    first.join("web", &member("a")).await.unwrap();
+    until_elected(&mut first).await;
+    let mut second = Membership::open(host.client(), None).await.unwrap();
+    second.join("web", &member("b c/d")).await.unwrap();
+    assert_eq!(client.stand_down_to("web", "b c/d").await.unwrap(), StoodDown::Stopped);
+    until_elected(&mut second).await;
+    assert!(!first.is_held("web") && second.is_held("web"));
+    assert_eq!(client.stand_down_to("web", "z").await.unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(client.stand_down_to("web", "b c/d").await.unwrap_err().kind(), Kind::Conflict);
+    assert_eq!(client.evict("web", "b c/d").await.unwrap(), Evicted::Evicted);
+    assert!(!second.is_held("web"));
+    let removed = async {
+        loop {
+            if let SessionEvent::Removed { member, reason, .. } = second.next_event().await.unwrap() {
+                return (member, reason);
+            }
+        }
+    };
+    let (id, reason) = timeout(AT_ONCE, removed).await.expect("it was not told at once");
+    assert!(id == "b c/d" && reason.starts_with("evicted by uid:"), "{reason}");
+    until_elected(&mut first).await;
+    assert_eq!(client.evict("web", "b c/d").await.unwrap_err().kind(), Kind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_ends_ends_its_streams_and_takes_its_socket_away() {
     let host = Host::start().await;
     let (client, socket) = (host.client(), host.socket());
@@ -182,6 +244,49 @@ async fn a_host_that_ends_ends_its_streams_and_takes_its_socket_away() {
     let error = client.groups().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
     assert!(error.to_string().contains("no host answers at unix:"), "{error}");
+}
+
+/// Returns the sessions that a host has once it has ended others.
+async fn sessions_left(host: &Host, least: usize) -> usize {
+    let left = async {
+        while host.runtime.host().sessions > least {
+            tokio::task::yield_now().await;
+        }
+    };
+    drop(timeout(AT_ONCE, left).await);
+    host.runtime.host().sessions
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_locked_any_more_once_its_membership_was_dropped() {
+    let host = Host::start().await;
+    let by_port = || Client::with_token(Address::Tcp(host.port.clone()), Secret::new(host.token()));
+    for client in [host.client(), by_port()] {
+        let membership = Membership::open(client, None).await.unwrap();
+        let ask = LockAsk { names: vec!["db".into()], wait_ms: Some(0), ..LockAsk::default() };
+        let lock = membership.lock(&ask).await.unwrap().unwrap().remove(0);
+        assert!(lock.is_held());
+        drop(membership);
+        assert!(!lock.is_held(), "the host lets the next one in at once");
+        assert_eq!(sessions_left(&host, 0).await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_over_a_network_outlasts_its_connection_and_one_over_a_socket_does_not() {
+    let host = Host::start().await;
+    let by_port = Client::with_token(Address::Tcp(host.port.clone()), Secret::new(host.token()));
+    for (number, client) in [by_port, host.client()].into_iter().enumerate() {
+        // Dying is the end of all its tasks at once, and of its connections with them.
+        let dying =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let membership = dying.spawn(async move { Membership::open(client, None).await.unwrap() });
+        let membership = membership.await.unwrap();
+        assert_eq!(host.runtime.host().sessions, number + 1);
+        dying.shutdown_background();
+        std::mem::forget(membership);
+        assert_eq!(sessions_left(&host, 1).await, 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,15 +1,15 @@
 //! From the SIGKILL of a leader's process until a watching client is told who leads next.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use althing_client::{Address, Client, EventStream};
 use althing_core::info::Event;
 use althing_core::{BootTime, Clock, Requirement, SystemClock};
+use althing_tooz::Host;
 use anyhow::{Context, Result, bail};
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::figure::{Figure, Goal, Report, Series};
@@ -39,13 +39,11 @@ pub(crate) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
 }
 
 async fn kills(url: &str, count: usize) -> Result<(Series, Series)> {
-    let folder = tempfile::Builder::new().prefix("althing-bench-").tempdir()?;
-    let socket = folder.path().join("host.sock");
-    let mut host = serve(url, &socket).await?;
-    let client = Client::new(Address::Unix(socket.clone()));
+    let host = Host::start(url, &[]).await?;
+    let client = Client::new(Address::Unix(host.socket().to_owned()));
     client.create_group(GROUP, &Requirement::NONE).await?;
     let mut fleet = Fleet {
-        socket,
+        socket: host.socket().to_owned(),
         events: client.group_events(GROUP).await?,
         processes: BTreeMap::new(),
         led_by: None,
@@ -61,8 +59,7 @@ async fn kills(url: &str, count: usize) -> Result<(Series, Series)> {
         dead.add(to_dead);
     }
     drop(fleet);
-    host.start_kill()?;
-    host.wait().await?;
+    host.stop().await?;
     Ok((told, dead))
 }
 
@@ -119,7 +116,10 @@ impl Fleet {
             Event::Left { id, .. } => self.here.retain(|here| *here != id),
             Event::Elected { leader, .. } => self.led_by = Some(leader.member),
             Event::Vacated { .. } => self.led_by = None,
-            Event::Bound { .. } | Event::Deleted { .. } => {}
+            Event::Updated { .. }
+            | Event::Bound { .. }
+            | Event::Partitioned { .. }
+            | Event::Deleted { .. } => {}
         }
         Ok(())
     }
@@ -127,8 +127,10 @@ impl Fleet {
     fn begin_member(&mut self) -> Result<()> {
         self.joined += 1;
         let id = format!("member-{}", self.joined);
-        let mut command = althing(&self.socket)?;
-        command.args(["member", "join", GROUP, &id]).stdout(Stdio::null());
+        let mut command = Command::new(althing_tooz::program()?);
+        command.arg("--server").arg(format!("unix:{}", self.socket.display()));
+        command.args(["member", "join", GROUP, &id]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
         self.processes.insert(id, command.spawn().context("a member starts")?);
         Ok(())
     }
@@ -137,29 +139,4 @@ impl Fleet {
 async fn moment<T>(work: impl Future<Output = T>) -> BootTime {
     work.await;
     SystemClock.now()
-}
-
-/// Starts a host and waits until it says that it is ready.
-async fn serve(url: &str, socket: &Path) -> Result<Child> {
-    let mut command = althing(socket)?;
-    command.args(["serve", "--backend", url, "--socket"]).arg(socket).stdout(Stdio::piped());
-    let mut host = command.env("ALTHING_LOG", "error").spawn().context("the host starts")?;
-    let output = host.stdout.take().context("the host has an output")?;
-    let mut lines = BufReader::new(output).lines();
-    let ready =
-        tokio::time::timeout(PATIENCE, lines.next_line()).await.context("the host is not ready")??;
-    ready.filter(|line| line.starts_with("ready")).context("the host ended before it was ready")?;
-    Ok(host)
-}
-
-/// Makes a command of the `althing` binary that was built beside this one. It dies with this process's interest in it.
-fn althing(socket: &Path) -> Result<Command> {
-    let binary = std::env::current_exe()?.with_file_name("althing");
-    if !binary.is_file() {
-        bail!("{} is missing; run this with `cargo xtask bench`", binary.display());
-    }
-    let mut command = Command::new(binary);
-    command.arg("--server").arg(format!("unix:{}", socket.display()));
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    Ok(command)
 }

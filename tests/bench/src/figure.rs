@@ -49,6 +49,8 @@ impl Series {
 /// What one figure is to keep.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Goal {
+    /// The median is at most this.
+    P50(Duration),
     /// The p99 is at most this.
     P99(Duration),
     /// The median is at most this over the floor's, or at most this share of it.
@@ -96,6 +98,7 @@ impl Figure {
     /// Says the goal in words, and whether it is met.
     fn judged(&self) -> Option<(String, bool)> {
         Some(match self.goal? {
+            Goal::P50(most) => (format!("p50 ≤ {}", shown(most)), self.taken.within(0.5) <= most),
             Goal::P99(most) => (format!("p99 ≤ {}", shown(most)), self.taken.within(0.99) <= most),
             Goal::Over(most, 0.0) => (format!("≤ {} over", shown(most)), self.over() <= micros(most)),
             Goal::Over(most, share) => (
@@ -275,6 +278,9 @@ mod tests {
         let either = Goal::Over(Duration::from_micros(15), 0.1);
         assert!(met(25, 10, either) && met(1100, 1000, either) && !met(1200, 1000, either));
         assert!(!met(1100, 1000, Goal::Over(Duration::from_micros(15), 0.0)));
+        assert!(
+            met(9, 1, Goal::P50(Duration::from_micros(9))) && !met(9, 1, Goal::P50(Duration::from_micros(8)))
+        );
         assert!(
             met(9, 1, Goal::P99(Duration::from_micros(9))) && !met(9, 1, Goal::P99(Duration::from_micros(8)))
         );

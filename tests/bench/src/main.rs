@@ -3,7 +3,8 @@
 //! `cargo xtask bench` builds what this needs and runs it. No time fails it; a wrong outcome does: a decision that
 //! failed or was made by a retired rule, a heartbeat of more than one request, a death that nobody was told of.
 //!
-//! With `--backend` it measures each backend of the list instead, beside Tooz on the same server: `backends.rs`.
+//! With `--backend` it measures each backend of the list instead, beside Tooz on the same server: `backends.rs`. Where Python
+//! asks, the same code runs by Tooz's own driver and by ours.
 
 #![allow(
     clippy::print_stdout,
@@ -14,11 +15,14 @@
 mod backends;
 mod change;
 mod commit;
+mod counts;
+mod dead;
 mod death;
 mod decision;
 mod figure;
 mod heartbeat;
 mod host;
+mod locks;
 mod raw;
 mod replay;
 mod rounds;
@@ -31,13 +35,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use althing_test_servers::{Backend, Ensemble, Redis, RedisOptions, ZooKeeper, ZooKeeperOptions};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::figure::Report;
 
 const USAGE: &str = "althing-bench [--quick] [--json] [--only death|decision|commit|change|heartbeat|swap]
-       althing-bench [--quick] [--json] [--only lock|join|members|change|watch] --backend all|NAME,NAME [--tooz PYTHON]";
+       althing-bench [--quick] [--json] [--only FIGURE] --backend all|NAME,NAME [--tooz PYTHON]
+       FIGURE: lock|join|members|change|watch|handoff|join-create|stop|dead";
 
 /// What a measurement works with.
 struct Bench {
@@ -92,7 +97,8 @@ impl Args {
                 "--json" => args.json = true,
                 "--only" => args.only = Some(words.next().context("--only needs a name")?),
                 "--backend" => {
-                    args.backends = Some(backends::named(&words.next().context("--backend needs a name")?)?);
+                    let names = words.next().context("--backend needs a name")?;
+                    args.backends = Some(Backend::list(&names).map_err(Error::msg)?);
                 }
                 "--tooz" => args.tooz = Some(words.next().context("--tooz needs a Python")?.into()),
                 _ => bail!("unknown argument {word:?}; usage: {USAGE}"),

@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use althing_core::info::Event;
-use althing_core::{Clock, Driver, Guard, Key, Revision, SessionId, Stamp, SystemClock, Txn, Watch, limits};
+use althing_core::{Clock, Driver, Key, Revision, SystemClock, Watch, limits};
 use althing_runtime::{GroupStream, Runtime, SessionKey};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use tokio::runtime::Handle;
 
 use crate::{change, host};
-
-const VALUE: [u8; 100] = [b'x'; 100];
 
 /// Something done once more in each round, and timed.
 pub(crate) trait Round: Send {
@@ -22,60 +20,21 @@ pub(crate) trait Round: Send {
     fn round(&mut self) -> impl Future<Output = Result<Duration>> + Send;
 }
 
+impl<R: Round> Round for &mut R {
+    fn name(&self) -> &'static str {
+        R::name(self)
+    }
+
+    fn round(&mut self) -> impl Future<Output = Result<Duration>> + Send {
+        R::round(self)
+    }
+}
+
 /// Returns how long `work` took, unless it failed.
 pub(crate) async fn timed<T>(work: impl Future<Output = Result<T>>) -> Result<Duration> {
     let begin = SystemClock.now();
     work.await?;
     Ok(SystemClock.now().since(begin))
-}
-
-/// A lock that nobody else wants: a record where there is none, owned by a session, and its removal.
-pub(crate) struct Lock {
-    driver: Arc<dyn Driver>,
-    session: SessionId,
-    key: Key,
-}
-
-impl Lock {
-    /// Connects with all layers, and opens a session that outlasts the figure.
-    pub(crate) async fn of(url: &str, io: &Handle) -> Result<Lock> {
-        let driver = host::stacked(host::connect(url, io).await?, io);
-        let session = driver.open(limits::LEASE_MAX).await?.id;
-        Ok(Lock { driver, session, key: Key::path(["bench", "lock"]) })
-    }
-
-    /// Takes it.
-    pub(crate) async fn acquire(&self) -> Result<Stamp> {
-        let free = Txn::new().guard(Guard::Absent(self.key.clone()));
-        let taken = free.put_owned(self.key.clone(), VALUE.to_vec(), self.session);
-        self.driver.commit(taken).await?.stamps.pop().context("a put has a stamp")
-    }
-
-    /// Releases what was taken, if it is still that.
-    pub(crate) async fn release(&self, taken: Stamp) -> Result<()> {
-        let held = Txn::new().guard(Guard::Unchanged(self.key.clone(), taken));
-        self.driver.commit(held.delete(self.key.clone())).await?;
-        Ok(())
-    }
-
-    /// Ends its session.
-    pub(crate) async fn close(&self) -> Result<()> {
-        Ok(self.driver.close(self.session).await?)
-    }
-}
-
-impl Round for Lock {
-    fn name(&self) -> &'static str {
-        "lock and release, free"
-    }
-
-    async fn round(&mut self) -> Result<Duration> {
-        timed(async {
-            let taken = self.acquire().await?;
-            self.release(taken).await
-        })
-        .await
-    }
 }
 
 /// A host with a group of members that stay.

@@ -1,10 +1,10 @@
-//! Tooz on the same server: a process of Python that times its own calls, `tooz_peer.py`.
+//! Tooz on the same server, by its own driver or by ours: a process of Python that times its own calls, `tooz_peer.py`.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use althing_core::Location;
+use althing_tooz::its_url;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -17,6 +17,10 @@ use crate::host::PATIENCE;
 const NONE: &str = "Tooz: none";
 const MISSING: &str = "Tooz: not installed";
 const FAILED: &str = "Tooz: failed";
+const LATE: &str = "Tooz: no answer";
+
+/// The longest that Tooz is waited for: against a Redis that is not there it takes a minute until it says so.
+const TOOZ_PATIENCE: Duration = Duration::from_secs(75);
 
 /// Tooz on one backend.
 pub(crate) enum Tooz {
@@ -35,10 +39,20 @@ pub(crate) struct Peer {
 }
 
 impl Tooz {
-    /// Starts it by `python` on the servers of a URL of ours. Its file driver keeps all below `folder`.
-    pub(crate) fn start(python: Option<&Path>, url: &str, folder: &Path) -> Result<Tooz> {
+    /// Starts it by `python` on the servers of a URL of ours, with its own driver.
+    pub(crate) fn start(python: Option<&Path>, url: &str) -> Result<Tooz> {
         let Some(python) = python else { return Ok(Tooz::Absent(MISSING)) };
-        let Some(url) = its_url(&url.parse()?, folder) else { return Ok(Tooz::Absent(NONE)) };
+        let Some(url) = its_url(&url.parse()?) else { return Ok(Tooz::Absent(NONE)) };
+        Tooz::begin(python, url)
+    }
+
+    /// Starts it by `python` with our driver, by the URL that this has of a host.
+    pub(crate) fn with_ours(python: Option<&Path>, url: String) -> Result<Tooz> {
+        let Some(python) = python else { return Ok(Tooz::Absent(MISSING)) };
+        Tooz::begin(python, url)
+    }
+
+    fn begin(python: &Path, url: String) -> Result<Tooz> {
         let mut command = Command::new(python);
         command.args(["-W", "ignore"]).arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tooz_peer.py"));
         command.arg(&url).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
@@ -63,11 +77,18 @@ impl Tooz {
             Tooz::Here(peer) => peer,
             Tooz::Absent(why) => return Err(why),
         };
-        match tokio::time::timeout(PATIENCE, peer.ask(figure, rounds)).await {
-            Ok(Ok(answer)) => answer.ok_or(NONE),
-            Ok(Err(error)) => Err(self.give_up(figure, &format!("{error:#}"))),
-            Err(_) => Err(self.give_up(figure, "no answer")),
-        }
+        let url = peer.url.clone();
+        let give_up = |why, what: &str| {
+            eprintln!("bench: {url} failed at {figure}: {what}");
+            why
+        };
+        let why = match tokio::time::timeout(TOOZ_PATIENCE, peer.ask(figure, rounds)).await {
+            Ok(Ok(answer)) => return answer.ok_or(NONE),
+            Ok(Err(error)) => give_up(FAILED, &format!("{error:#}")),
+            Err(_) => give_up(LATE, "no answer"),
+        };
+        *self = Tooz::Absent(why);
+        Err(why)
     }
 
     /// Ends it.
@@ -78,12 +99,6 @@ impl Tooz {
             // What it has not left by then goes with its server.
             let _ = tokio::time::timeout(PATIENCE, child.wait()).await;
         }
-    }
-
-    fn give_up(&mut self, figure: &str, why: &str) -> &'static str {
-        eprintln!("bench: Tooz failed at {figure}: {why}");
-        *self = Tooz::Absent(FAILED);
-        FAILED
     }
 }
 
@@ -102,47 +117,5 @@ impl Peer {
             series.add(Duration::try_from_secs_f64(seconds)?);
         }
         Ok(Some(series))
-    }
-}
-
-/// Returns the URL by which Tooz reaches what a URL of ours names; `None` where it has no such driver.
-fn its_url(location: &Location, folder: &Path) -> Option<String> {
-    let user = location.user.as_deref().unwrap_or_default();
-    let (hosts, path) = (location.hosts.join(","), &location.path);
-    Some(match location.scheme.as_str() {
-        scheme @ ("redis" | "memcached" | "zookeeper") => format!("{scheme}://{hosts}"),
-        "redis+sentinel" => {
-            let (first, others) = location.hosts.split_first()?;
-            let others = others.iter().map(|host| format!("&sentinel_fallback={host}"));
-            format!("redis://{first}?sentinel={path}{}", others.collect::<String>())
-        }
-        "postgresql" => format!("postgresql://{user}@{hosts}?dbname={path}"),
-        "mysql" => format!("mysql://{user}@{hosts}/{path}"),
-        // It knows one endpoint only.
-        "etcd" => format!("etcd3+http://{}", location.hosts.first()?),
-        "ipc" => "ipc://".to_owned(),
-        // The nearest it has to a file of one process.
-        "file" | "embedded" => format!("file://{}", folder.display()),
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tooz_is_sent_to_the_servers_of_our_url() {
-        let url = |ours: &str| its_url(&ours.parse().unwrap(), Path::new("/tmp/x"));
-        assert_eq!(url("memory:?namespace=n"), None);
-        assert_eq!(url("redis://h:1/0?namespace=n").unwrap(), "redis://h:1");
-        assert_eq!(url("zookeeper://a:1,b:2/?namespace=n").unwrap(), "zookeeper://a:1,b:2");
-        assert_eq!(url("etcd://a:1,b:2/?namespace=n").unwrap(), "etcd3+http://a:1");
-        assert_eq!(
-            url("redis+sentinel://a:1,b:2/main?namespace=n").unwrap(),
-            "redis://a:1?sentinel=main&sentinel_fallback=b:2"
-        );
-        assert_eq!(url("postgresql://me@h:1/db?namespace=n").unwrap(), "postgresql://me@h:1?dbname=db");
-        assert_eq!(url("embedded:///x/y.redb").unwrap(), "file:///tmp/x");
     }
 }

@@ -1,14 +1,14 @@
 //! How often a client waits for its server.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use althing_core::{Clock, SystemClock};
 use anyhow::Result;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// How long an answer is kept back, so that all requests of one go are on their way before the first answer.
 const ANSWER_AFTER: Duration = Duration::from_millis(4);
@@ -30,10 +30,23 @@ impl Trips {
             let made = trips.made.clone();
             tokio::spawn(async move {
                 while let Ok((client, _)) = listener.accept().await {
-                    tokio::spawn(relay(client, port, made.clone()));
+                    tokio::spawn(relay_to_port(client, port, made.clone()));
                 }
             });
         }
+        Ok(trips)
+    }
+
+    /// Listens on the socket `at`, and relays to another one.
+    pub(crate) fn before_socket(socket: &Path, at: &Path) -> Result<Trips> {
+        let trips = Trips { ports: Vec::new(), made: Arc::default() };
+        let (listener, socket, made) = (UnixListener::bind(at)?, socket.to_owned(), trips.made.clone());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (socket, made) = (socket.clone(), made.clone());
+                tokio::spawn(async move { relay(client, UnixStream::connect(socket).await?, made).await });
+            }
+        });
         Ok(trips)
     }
 
@@ -48,11 +61,16 @@ impl Trips {
     }
 }
 
-async fn relay(client: TcpStream, port: u16, made: Arc<AtomicU64>) -> Result<()> {
+async fn relay_to_port(client: TcpStream, port: u16, made: Arc<AtomicU64>) -> Result<()> {
     let server = TcpStream::connect(("127.0.0.1", port)).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    relay(client, server, made).await
+}
+
+async fn relay<S: AsyncRead + AsyncWrite>(client: S, server: S, made: Arc<AtomicU64>) -> Result<()> {
+    let ((from_client, to_client), (from_server, to_server)) =
+        (tokio::io::split(client), tokio::io::split(server));
     let waits = AtomicBool::new(false);
     let asked = || {
         if !waits.swap(true, Ordering::SeqCst) {
@@ -67,8 +85,8 @@ async fn relay(client: TcpStream, port: u16, made: Arc<AtomicU64>) -> Result<()>
 
 /// Passes on what is read after a while, and says so before.
 async fn copy(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
     after: Duration,
     passes: impl Fn(),
 ) -> Result<()> {

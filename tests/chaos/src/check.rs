@@ -5,6 +5,7 @@
 
 mod holds;
 mod lasting;
+mod locks;
 mod watching;
 
 use std::fmt;
@@ -28,10 +29,19 @@ pub enum Rule {
     WatchGap,
     /// What was acknowledged is there, and what was refused is not.
     Acknowledged,
-    /// When all faults are over, somebody leads before long.
+    /// When all faults are over, somebody leads before long, and whoever asks for locks is let in.
     Progress,
-    /// Whoever is gone is no longer shown after a lease.
+    /// Whoever is gone is no longer shown after a lease, nor what he locked.
     Orphan,
+    /// The token of a lock is higher than that of whoever held it before and excludes it, and than that of whoever had it
+    /// before it was asked for.
+    LockOrder,
+    /// No two are sure at the same time to hold locks that exclude each other, and no more than there are permits.
+    LockExclusion,
+    /// Whoever loses a lock is told so, and does not get it back by itself.
+    LockLoss,
+    /// While nothing is wrong, nobody is overtaken for ever by others who ask later.
+    Starvation,
 }
 
 /// A promise that was broken.
@@ -56,6 +66,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     let mut violations = holds::check(history);
     violations.extend(watching::check(history));
     violations.extend(lasting::check(history));
+    violations.extend(locks::check(history));
     violations.sort_by_key(|violation| violation.at);
     violations
 }

@@ -3,15 +3,19 @@
 //! Everybody who sees something writes it down by a [`Recorder`] of his own: one file of JSON lines, a line per entry,
 //! each written at once. A process that is killed loses nothing that it has written down.
 
+mod locks;
+
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use althing_core::info::{Event, GroupInfo};
+use althing_core::info::{Event, GroupInfo, LockSummary};
 use althing_core::{BootTime, Clock, Effect, Error, Revision, SystemClock};
 use serde::{Deserialize, Serialize};
+
+pub use locks::LockStep;
 
 /// A moment in nanoseconds on the boot clock, which all processes of a machine share.
 pub type Nanos = u64;
@@ -130,6 +134,30 @@ pub enum What {
         /// For how long one who is gone may still be shown.
         lease: Nanos,
     },
+    /// Something happened with a request for locks.
+    Lock {
+        /// Its number, unique to who asks. It is asked again under the same one where an answer is lost.
+        request: u64,
+        /// What happened.
+        #[serde(flatten)]
+        step: LockStep,
+    },
+    /// These clients are gone: they ended, or their process was killed.
+    Away {
+        /// Their names.
+        clients: Vec<String>,
+    },
+    /// All who locked something are gone, and this is what a host shows of locks, and what lies in the store.
+    LocksLeft {
+        /// When the last of them went.
+        since: Nanos,
+        /// For how long something of them may still be there.
+        within: Nanos,
+        /// What the host shows.
+        shown: Vec<LockSummary>,
+        /// The keys of what lies in the store, where one can look into it.
+        records: Vec<String>,
+    },
 }
 
 /// What a client asks for.
@@ -208,13 +236,18 @@ impl Recorder {
             .expect("the history can be written");
     }
 
+    /// Returns a number that none of its operations has had.
+    pub fn number(&self) -> u64 {
+        self.operations.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Writes down an operation: that it was asked for, and what came of it.
     pub async fn operation<T>(
         &self,
         ask: Ask,
         answer: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let operation = self.operations.fetch_add(1, Ordering::Relaxed);
+        let operation = self.number();
         self.note(What::Began { operation, ask });
         let answer = answer.await;
         self.note(What::Ended { operation, outcome: Outcome::of(&answer) });

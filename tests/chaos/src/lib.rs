@@ -12,8 +12,10 @@
 )]
 
 mod check;
+mod ground;
 mod history;
 mod lane;
+mod locker;
 mod member;
 mod process;
 mod proxy;
@@ -26,10 +28,11 @@ mod watcher;
 
 pub use althing_test_servers::Backend;
 pub use check::{Rule, Violation, check};
-pub use history::{Ask, Entry, History, Nanos, Outcome, Recorder, What, nanos, now};
+pub use history::{Ask, Entry, History, LockStep, Nanos, Outcome, Recorder, What, nanos, now};
+pub use locker::{LockerAsk, be_locker};
 pub use member::{MemberAsk, be_member};
 pub use process::Programs;
 pub use proxy::{Fault, Flow, Proxy, Way};
 pub use report::Report;
 pub use scenarios::{Plan, SCENARIOS, Scenario, holds, play, scenarios};
-pub use signal::{Stopped, kill};
+pub use signal::{Stopped, kill, terminate};

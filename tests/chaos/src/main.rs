@@ -1,4 +1,4 @@
-//! Plays the scenarios, or is a member in one of them. `cargo xtask chaos` builds what this needs and runs it.
+//! Plays the scenarios, or is a member or a locker in one of them. `cargo xtask chaos` builds what this needs and runs it.
 
 #![allow(
     clippy::print_stdout,
@@ -9,8 +9,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use althing_chaos::{Backend, Plan, Programs, SCENARIOS, be_member, play, scenarios};
+use althing_chaos::{Backend, Plan, Programs, SCENARIOS, be_locker, be_member, play, scenarios};
 use anyhow::{Context, Result, anyhow, bail};
+use serde::de::DeserializeOwned;
 
 const USAGE: &str = "althing-chaos [--backend NAME] [--seconds N] [--seed S] [--only SCENARIO] [--told]";
 
@@ -49,12 +50,7 @@ impl Args {
 
 /// Returns the backends that are meant by a name; what is meant by one ZooKeeper or etcd is three of them too.
 fn backends(name: &str) -> Result<Vec<Backend>> {
-    let one = |backend: &Backend| match backend {
-        Backend::Ensemble => Backend::ZooKeeper,
-        Backend::EtcdCluster => Backend::Etcd,
-        alone => *alone,
-    };
-    let is_meant = |backend: &&Backend| [backend.name(), one(backend).name()].contains(&name);
+    let is_meant = |backend: &&Backend| [backend.name(), backend.one().name()].contains(&name);
     let meant: Vec<_> = Backend::ALL.iter().filter(is_meant).copied().collect();
     if meant.is_empty() {
         bail!("no backend is called {name:?}; usage: {USAGE}");
@@ -93,7 +89,9 @@ async fn run(args: &Args) -> Result<bool> {
 async fn main() -> ExitCode {
     let mut words = std::env::args().skip(1).peekable();
     let outcome = if words.next_if_eq("member").is_some() {
-        be_the_member(words.next()).await
+        be(words.next(), be_member).await
+    } else if words.next_if_eq("locker").is_some() {
+        be(words.next(), be_locker).await
     } else {
         match Args::parse(words) {
             Ok(args) => tokio::select! {
@@ -113,8 +111,12 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn be_the_member(ask: Option<String>) -> Result<bool> {
-    let ask = serde_json::from_str(&ask.context("a member is told what to be")?)?;
-    be_member(ask).await?;
+/// Is what it is told to be, by `role`, until that is over.
+async fn be<A, F>(ask: Option<String>, role: impl FnOnce(A) -> F) -> Result<bool>
+where
+    A: DeserializeOwned,
+    F: Future<Output = althing_core::Result<()>>,
+{
+    role(serde_json::from_str(&ask.context("it has to be told what to be")?)?).await?;
     Ok(true)
 }

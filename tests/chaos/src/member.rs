@@ -1,6 +1,6 @@
 //! A member as a process of its own: it joins, asks itself again and again whether it leads, and writes down what it saw.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use althing_client::{Address, Client, Membership};
@@ -13,7 +13,7 @@ use crate::history::{Ask, Nanos, Recorder, What, now};
 /// How often a member asks itself whether it leads.
 pub(crate) const SAMPLE: Duration = Duration::from_millis(2);
 /// How much of a long hold is lost at most when the member is killed.
-const HELD_NOTED: Nanos = 20_000_000;
+pub(crate) const HELD_NOTED: Nanos = 20_000_000;
 /// The pause before a member tries to join again.
 pub(crate) const PAUSE: Duration = Duration::from_millis(50);
 /// How long a member waits for an answer.
@@ -56,7 +56,7 @@ pub async fn be_member(ask: MemberAsk) -> Result<()> {
 /// Joins and stays as long as that lasts. Returns the key by which the next stay supersedes this one.
 async fn stay(ask: &MemberAsk, recorder: &Recorder, resume: Option<String>) -> Result<Option<String>> {
     // Made anew: the host may have another token after a restart.
-    let client = client(ask)?.within(ANSWER);
+    let client = client(&ask.server, ask.token_file.as_deref())?;
     let mut membership = Membership::open(client, Some(Duration::from_millis(ask.ttl_ms))).await?;
     let join = Ask::Join { group: ask.group.clone(), member: ask.id.clone() };
     let asked = JoinAsk { id: ask.id.clone(), create: true, resume, ..JoinAsk::default() };
@@ -81,12 +81,13 @@ async fn stay(ask: &MemberAsk, recorder: &Recorder, resume: Option<String>) -> R
     Ok(Some(joined.resume))
 }
 
-fn client(ask: &MemberAsk) -> Result<Client> {
-    let address: Address = ask.server.parse()?;
-    let Some(file) = &ask.token_file else { return Ok(Client::new(address)) };
+/// Returns a client of the host that answers at `server`, which may ask for a token.
+pub(crate) fn client(server: &str, token_file: Option<&Path>) -> Result<Client> {
+    let address: Address = server.parse()?;
+    let Some(file) = token_file else { return Ok(Client::new(address).within(ANSWER)) };
     let token = std::fs::read_to_string(file)
         .map_err(|error| Error::new(Kind::Unavailable, "read token", "there is none yet").because(error))?;
-    Ok(Client::with_token(address, Secret::new(token.trim())))
+    Ok(Client::with_token(address, Secret::new(token.trim())).within(ANSWER))
 }
 
 /// What a member knows of its stay.
@@ -142,7 +143,8 @@ impl<'a> Stay<'a> {
             }
             SessionEvent::Rejoined { incarnation, .. } => self.is_in(incarnation.clone()),
             SessionEvent::Removed { .. } | SessionEvent::Ended { .. } => return false,
-            SessionEvent::Standing { .. } => {}
+            SessionEvent::Standing { .. } | SessionEvent::LockStop { .. } | SessionEvent::LockLost { .. } => {
+            }
         }
         true
     }

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use althing_client::{Address, Client};
 use anyhow::{Context, Result, bail};
+use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use crate::locker::LockerAsk;
 use crate::member::MemberAsk;
+use crate::signal::terminate;
 
 /// The longest anything is waited for that works.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,7 +27,7 @@ const START_TRIES: usize = 4;
 pub struct Programs {
     /// `althing`.
     pub althing: PathBuf,
-    /// This package's own, which is a member when asked to.
+    /// This package's own, which is a member or a locker when asked to.
     pub chaos: PathBuf,
 }
 
@@ -134,26 +137,57 @@ impl Host {
     }
 }
 
-/// A member that can be killed and started again, under the same id.
+/// What a process of this package's own program is told to be.
+pub(crate) trait Role: Serialize {
+    /// The word by which the program knows it.
+    const NAME: &'static str;
+
+    /// Returns where it writes down what it sees.
+    fn folder(&self) -> &Path;
+}
+
+impl Role for MemberAsk {
+    const NAME: &'static str = "member";
+
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+impl Role for LockerAsk {
+    const NAME: &'static str = "locker";
+
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// A member, under an id of its own.
+pub(crate) type Member = Actor<MemberAsk>;
+
+/// A process with several clients that lock and release.
+pub(crate) type Locker = Actor<LockerAsk>;
+
+/// Somebody who can be killed and started again, as the same one.
 #[derive(Debug)]
-pub(crate) struct Member {
-    pub(crate) ask: MemberAsk,
+pub(crate) struct Actor<R> {
+    pub(crate) ask: R,
     /// The place of its host.
     pub(crate) host: usize,
     program: PathBuf,
     process: Option<Child>,
 }
 
-impl Member {
-    pub(crate) fn new(program: &Path, host: usize, ask: MemberAsk) -> Member {
-        Member { ask, host, program: program.to_owned(), process: None }
+impl<R: Role> Actor<R> {
+    pub(crate) fn new(program: &Path, host: usize, ask: R) -> Self {
+        Actor { ask, host, program: program.to_owned(), process: None }
     }
 
     pub(crate) fn start(&mut self) -> Result<()> {
         let ask = serde_json::to_string(&self.ask)?;
-        let errors = log(&self.ask.folder.join("members.log"))?;
+        let errors = log(&self.ask.folder().join(format!("{}s.log", R::NAME)))?;
         let mut command = clean(&self.program);
-        command.args(["member", &ask]).stdout(Stdio::null()).stderr(errors);
+        command.args([R::NAME, &ask]).stdout(Stdio::null()).stderr(errors);
         self.process = Some(command.spawn()?);
         Ok(())
     }
@@ -161,6 +195,14 @@ impl Member {
     /// Kills it with SIGKILL and waits until it is gone.
     pub(crate) async fn kill(&mut self) {
         end(&mut self.process).await;
+    }
+
+    /// Asks it to end and waits until it has.
+    pub(crate) async fn end(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        terminate(process.id().context("it runs")?);
+        timeout(PATIENCE, process.wait()).await.context("it does not end")??;
+        Ok(())
     }
 
     pub(crate) fn runs(&self) -> bool {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use althing_core::info::Event;
 
 use crate::check::Violation;
-use crate::history::{Entry, History, What};
+use crate::history::{Entry, History, LockStep, What};
 use crate::scenarios::{Plan, Scenario};
 
 /// How a fault that kills the host of the leader begins: from there the time is taken until the next one is told.
@@ -33,7 +33,9 @@ pub struct Report {
     pub events: usize,
     /// Snapshots that subscribers were shown in the middle of a stream, because events had been missed.
     pub resyncs: usize,
-    /// Spans in which a holder was sure to lead.
+    /// Requests for locks that were granted.
+    pub grants: usize,
+    /// Spans in which a holder was sure to lead, or to have locked something.
     pub holds: usize,
     /// From the death of the leader's host until a subscriber was told of the next leader.
     pub take_overs: Vec<Duration>,
@@ -62,11 +64,12 @@ impl Report {
             seed: plan.seed,
             take_over_max: scenario.setting.lease + scenario.setting.tick + TAKE_OVER,
             done: Vec::new(),
-            operations: count(|what| matches!(what, What::Began { .. })),
+            operations: count(is_operation),
             terms: terms.len(),
             events: count(|what| matches!(what, What::Watched { .. })),
             resyncs: resyncs(history),
-            holds: count(|what| matches!(what, What::Held { .. })),
+            grants: count(|what| matches!(what, What::Lock { step: LockStep::Granted { .. }, .. })),
+            holds: count(is_hold),
             take_overs: take_overs(history),
             violations,
             failure: None,
@@ -78,6 +81,14 @@ impl Report {
     pub fn is_good(&self) -> bool {
         self.violations.is_empty() && self.failure.is_none()
     }
+}
+
+fn is_hold(what: &What) -> bool {
+    matches!(what, What::Held { .. } | What::Lock { step: LockStep::Held { .. }, .. })
+}
+
+fn is_operation(what: &What) -> bool {
+    matches!(what, What::Began { .. } | What::Lock { step: LockStep::Asked { .. }, .. })
 }
 
 fn term(entry: &Entry) -> Option<(&str, althing_core::Revision)> {
@@ -114,10 +125,11 @@ impl fmt::Display for Report {
         writeln!(f, "{}, seed {}", self.name, self.seed)?;
         writeln!(
             f,
-            "  {} faults, {} operations, {} terms, {} events told, {} resyncs, {} spans of sure holds, {} violations",
+            "  {} faults, {} operations, {} terms, {} locks granted, {} events told, {} resyncs, {} spans of sure holds, {} violations",
             self.done.len(),
             self.operations,
             self.terms,
+            self.grants,
             self.events,
             self.resyncs,
             self.holds,

@@ -31,6 +31,11 @@ pub fn kill(process: u32) {
     kill_process(pid(process), Signal::KILL).expect("a process of ours can be killed");
 }
 
+/// Asks a process to end with SIGTERM.
+pub fn terminate(process: u32) {
+    kill_process(pid(process), Signal::TERM).expect("a process of ours can be asked to end");
+}
+
 fn pid(process: u32) -> Pid {
     i32::try_from(process).ok().and_then(Pid::from_raw).expect("a process id is a positive number")
 }

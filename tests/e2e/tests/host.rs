@@ -52,6 +52,37 @@ fn another_member_leads_when_the_leaders_process_is_killed() {
 }
 
 #[test]
+fn members_are_listed_shown_handed_over_to_and_evicted() {
+    let host = Host::start(&["--name", "north"]);
+    let mut first = host.member("web", "a", &["--ephemeral", "--capabilities", r#"{"gpus":2}"#]);
+    first.event("elected");
+    let mut second = host.member("web", "b", &["--meta", "zone=east"]);
+    host.member("web", "c", &["--observer"]).signal(Signal::KILL);
+    let mut watcher = host.member("web", "w", &["--observer"]);
+    let list = host.ask(&["member", "list", "web"]);
+    let row = |id: &str| list.lines().find(|line| line.starts_with(id)).unwrap().to_owned();
+    assert!(list.starts_with("MEMBER  HOST   JOINED"), "{list}");
+    assert!(row("b").ends_with("yes     zone=east") && row("w").ends_with("no      -"), "{list}");
+    let shown = host.ask(&["member", "show", "web", "a"]);
+    assert!(shown.contains("capabilities  {\"gpus\":2}\n"), "{shown}");
+    assert!(host.ask(&["group", "show", "web"]).contains("goes    with its last member"));
+    host.refuse(&["leader", "stand-down", "web", "--to", "w"], 4, &["does not stand for election"]);
+    host.refuse(&["leader", "stand-down", "web", "--to", "z"], 3, &["there is no such member"]);
+    assert_eq!(host.ask(&["leader", "stand-down", "web", "--to", "b"]), "the leader stopped for b\n");
+    second.event("elected");
+    assert_eq!(host.ask(&["member", "evict", "web", "b"]), "evicted\n");
+    assert!(second.event("removed")["reason"].as_str().unwrap().starts_with("evicted by uid:"));
+    first.event("elected");
+    let mut watch = host.follow(&["watch", "web"]);
+    watch.event("snapshot");
+    for member in [&mut first, &mut watcher] {
+        member.signal(Signal::KILL);
+    }
+    watch.event("deleted");
+    assert_eq!(host.ask(&["group", "list"]), "no groups\n");
+}
+
+#[test]
 fn a_member_leaves_on_a_signal_and_says_so() {
     let host = Host::start(&[]);
     let mut member = host.member("web", "a", &["--meta", "zone=north", "--meta", "weight=3"]);

@@ -98,6 +98,28 @@ impl Backend {
         Backend::ALL.iter().copied().find(|backend| backend.name() == name)
     }
 
+    /// Reads names with commas between them, `redis,etcd`, or `all`. Where there is no such backend, says which there are.
+    pub fn list(names: &str) -> Result<Vec<Backend>, String> {
+        if names == "all" {
+            return Ok(Backend::ALL.to_vec());
+        }
+        names.split(',').map(Backend::known).collect()
+    }
+
+    fn known(name: &str) -> Result<Backend, String> {
+        let names = || Backend::ALL.iter().map(|backend| backend.name()).collect::<Vec<_>>().join(" ");
+        Backend::named(name).ok_or_else(|| format!("no backend is called {name:?}: there are {}", names()))
+    }
+
+    /// Returns the backend of one server that this has several of; itself where it has no several.
+    pub fn one(self) -> Backend {
+        match self {
+            Backend::EtcdCluster => Backend::Etcd,
+            Backend::Ensemble => Backend::ZooKeeper,
+            alone => alone,
+        }
+    }
+
     /// Returns the program that it needs, as [`available`](crate::available) knows it.
     pub fn program(self) -> Option<&'static str> {
         match self {
@@ -334,4 +356,17 @@ impl Server {
 /// Returns addresses as a URL has them.
 fn addresses(ports: &[u16]) -> String {
     ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_no_backend_has_is_told_with_those_that_some_have() {
+        assert_eq!(Backend::list("redis,etcd-3"), Ok(vec![Backend::Redis, Backend::EtcdCluster]));
+        assert_eq!(Backend::list("all").unwrap(), Backend::ALL);
+        let refusal = Backend::list("redis,nope").unwrap_err();
+        assert!(refusal.contains("\"nope\"") && refusal.contains("zookeeper ensemble"), "{refusal}");
+    }
 }

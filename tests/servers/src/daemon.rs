@@ -20,6 +20,12 @@ impl Daemon {
     /// What [`available`](crate::available) calls it.
     pub const PROGRAM: &str = "althing";
 
+    /// Finds the program beside the one that runs, or the folder of that: where both were built.
+    pub fn program() -> Option<PathBuf> {
+        let this = std::env::current_exe().ok()?;
+        this.ancestors().skip(1).take(2).map(|folder| folder.join(Self::PROGRAM)).find(|file| file.is_file())
+    }
+
     /// Starts one and waits until it answers. `None` where it is not built and not required.
     pub async fn start() -> Option<Daemon> {
         Daemon::start_in(&std::env::temp_dir()).await
@@ -62,19 +68,13 @@ impl Daemon {
     }
 }
 
-/// Finds the program beside the one that runs, or the folder of that: where both were built.
-pub(crate) fn program() -> Option<PathBuf> {
-    let this = std::env::current_exe().ok()?;
-    this.ancestors().skip(1).take(2).map(|folder| folder.join(Daemon::PROGRAM)).find(|file| file.is_file())
-}
-
 fn socket(folder: &TempDir) -> PathBuf {
     folder.path().join("daemon.sock")
 }
 
 async fn run(folder: &TempDir) -> Process {
     let path = folder.path();
-    let mut command = Command::new(program().expect("it was found before"));
+    let mut command = Command::new(Daemon::program().expect("it was found before"));
     command.current_dir(path).env("ALTHING_LOG", "warn").env("NO_COLOR", "1");
     for variable in ["ALTHING_SERVER", "ALTHING_TOKEN_FILE", "ALTHING_ON", "RUST_LOG", "XDG_RUNTIME_DIR"] {
         command.env_remove(variable);

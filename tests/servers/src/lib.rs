@@ -36,7 +36,7 @@ pub use mysql::{Mysql, MysqlBackup, MysqlOptions, MysqlTalk};
 pub use postgresql::{Postgresql, PostgresqlOptions, PostgresqlTalk};
 pub use redis::{Redis, RedisOptions};
 pub use sentinel::{Sentinel, SentinelOptions};
-pub use suite::{Test, run, run_always};
+pub use suite::{Test, run, run_always, run_each};
 pub use zookeeper::{Ensemble, EnsemblePlan, Node, ZooKeeper, ZooKeeperOptions};
 
 use std::io::Write;
@@ -57,7 +57,7 @@ pub fn available(program: &str) -> bool {
         "zookeeper" => zookeeper::is_installed(),
         "postgres" => postgresql::is_installed(),
         "mariadbd" => mysql::is_installed(),
-        Daemon::PROGRAM => daemon::program().is_some(),
+        Daemon::PROGRAM => Daemon::program().is_some(),
         _ => find(program).is_some(),
     }
 }

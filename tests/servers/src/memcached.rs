@@ -115,7 +115,7 @@ impl Memcached {
         while line != "END" {
             assert!(line.starts_with("key="), "the crawler answers {line:?}");
             let key = line.trim_start_matches("key=").split(' ').next().unwrap_or_default();
-            keys.push(key.replace("%2F", "/"));
+            keys.push(key.replace("%3A", ":"));
             line = read_line(&mut connection.0).expect("the server answers");
         }
         keys.retain(|key| key.starts_with(prefix));

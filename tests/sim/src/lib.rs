@@ -284,7 +284,11 @@ pub fn shipped_as(name: &str, version: &str) -> Bundle {
 
 /// Waits until what is looked up holds; fails after [`PATIENCE`].
 pub async fn eventually_found(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let looking = async { while !is_so().await {} };
+    let looking = async {
+        while !is_so().await {
+            SystemClock.sleep(Duration::from_millis(2)).await;
+        }
+    };
     assert!(tokio::time::timeout(PATIENCE, looking).await.is_ok(), "never: {what}");
 }
 

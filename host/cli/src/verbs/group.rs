@@ -1,11 +1,14 @@
 //! `althing group`.
 
-use althing::info::{BindingInfo, GroupInfo, HostView, LeaderInfo, MemberInfo};
+use althing::info::{
+    Algorithm, BindingInfo, GroupInfo, HostView, LeaderInfo, MemberInfo, OwnersAsk, PartitionAsk,
+    PartitionInfo,
+};
 use althing::{Requirement, Result};
 use clap::Subcommand;
 
 use crate::ask::Host;
-use crate::table::{Table, moment, plain};
+use crate::table::{Table, moment, plain, word};
 
 /// Create, delete, list and show groups
 #[derive(Subcommand)]
@@ -27,6 +30,32 @@ pub(crate) enum Group {
     },
     /// List the groups
     List,
+    /// Let the members of a group share objects among them, each by its weight; show their parts
+    Partition {
+        /// Its name
+        group: String,
+
+        /// Assign by rendezvous, which follows the weights more closely, instead of by Tooz's hash ring
+        #[arg(long)]
+        rendezvous: bool,
+
+        /// How many points a member has on the ring for each unit of its weight
+        #[arg(long, value_name = "N", default_value_t = PartitionAsk::default().points)]
+        points: u32,
+    },
+    /// Tell whom objects belong to
+    Owners {
+        /// The group
+        group: String,
+
+        /// The objects
+        #[arg(required = true)]
+        objects: Vec<String>,
+
+        /// How many members to name for each, in order
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        replicas: usize,
+    },
     /// Show a group: its members, who leads, by which rule, and which hosts follow
     Show {
         /// Its name
@@ -56,9 +85,40 @@ impl Group {
                     table.row([group.name.clone(), group.members.to_string(), leader, policy]);
                 })
             }
+            Group::Partition { group, rendezvous, points } => {
+                let algorithm = if rendezvous { Algorithm::Rendezvous } else { Algorithm::Ring };
+                let ask = PartitionAsk { algorithm, points };
+                host.show(&client.partition_group(&group, &ask).await?, shares)
+            }
+            Group::Owners { group, objects, replicas } => {
+                let ask = OwnersAsk { objects, replicas: Some(replicas) };
+                let owners = client.owners(&group, &ask).await?.objects;
+                let table = Table::new(["OBJECT", "OWNER", "OWNERS"]);
+                host.show_list(&owners, "no objects", table, |table, object| {
+                    let owner = object.owner.clone().unwrap_or_else(|| "nobody: it moves".into());
+                    table.row([object.object.clone(), owner, object.owners.join(" ")]);
+                })
+            }
             Group::Show { group } => host.show(&client.group(&group).await?, lines),
         }
     }
+}
+
+/// Describes the shares of a group to people.
+fn shares(partition: &PartitionInfo) -> Vec<String> {
+    let mut lines = vec![
+        format!("shares   by {}, version {}", word(&partition.algorithm), partition.version),
+        match partition.pending.as_slice() {
+            [] => "settled".into(),
+            pending => format!("waits    for {} to give up what moves", plain(&pending.join(" "))),
+        },
+    ];
+    let mut table = Table::new(["MEMBER", "WEIGHT"]);
+    for share in &partition.members {
+        table.row([share.id.clone(), share.weight.to_string()]);
+    }
+    lines.extend(spaced(&table));
+    lines
 }
 
 /// Describes a group to people.
@@ -68,14 +128,15 @@ pub(crate) fn lines(group: &GroupInfo) -> Vec<String> {
         format!("leader  {}", group.leader.as_ref().map_or("nobody".into(), leader)),
         format!("policy  {}", rule(group.binding.as_ref(), group.epoch)),
     ];
+    if group.ephemeral {
+        lines.push("goes    with its last member".into());
+    }
     if !group.require.is_none() {
         lines.push(format!("backend {} or better", group.require));
     }
-    let host_name = |id: &str| {
-        let known = group.hosts.iter().find(|host| host.id == id);
-        known.map_or(id, |host| &host.name).to_owned()
-    };
-    lines.extend(members(&group.members, host_name));
+    let mut table = member_table();
+    group.members.iter().for_each(|member| add_member(&mut table, group, member));
+    lines.extend(spaced(&table));
     lines.extend(hosts(&group.hosts));
     lines
 }
@@ -108,14 +169,27 @@ pub(super) fn rule(binding: Option<&BindingInfo>, epoch: u64) -> String {
     }
 }
 
-fn members(members: &[MemberInfo], host_name: impl Fn(&str) -> String) -> Vec<String> {
-    let mut table = Table::new(["MEMBER", "HOST", "JOINED", "METADATA"]);
-    for member in members {
-        let metadata: Vec<_> =
-            member.metadata.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        table.row([member.id.clone(), host_name(&member.host), moment(member.joined_ms), metadata.join(" ")]);
-    }
-    spaced(&table)
+/// Begins a table of members.
+pub(super) fn member_table() -> Table {
+    Table::new(["MEMBER", "HOST", "JOINED", "STANDS", "METADATA"])
+}
+
+/// Adds a member of a group to a table of members.
+pub(super) fn add_member(table: &mut Table, group: &GroupInfo, member: &MemberInfo) {
+    let metadata: Vec<_> = member.metadata.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    table.row([
+        member.id.clone(),
+        host_name(group, &member.host),
+        moment(member.joined_ms),
+        if member.candidate { "yes".into() } else { "no".into() },
+        metadata.join(" "),
+    ]);
+}
+
+/// Returns the name of a host by its id, as far as a group knows it.
+fn host_name(group: &GroupInfo, id: &str) -> String {
+    let known = group.hosts.iter().find(|host| host.id == id);
+    known.map_or(id, |host| &host.name).to_owned()
 }
 
 pub(super) fn hosts(hosts: &[HostView]) -> Vec<String> {

@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use super::group;
 use crate::ask::Host;
+use crate::table::plain;
 
 /// Show who leads a group, or ask whoever does to stop
 #[derive(Subcommand)]
@@ -19,6 +20,10 @@ pub(crate) enum Leader {
     StandDown {
         /// The group
         group: String,
+
+        /// The member that is to lead next, whatever the rule says; for 30 seconds, the rule does not move on from it
+        #[arg(long, value_name = "MEMBER")]
+        to: Option<String>,
     },
 }
 
@@ -29,14 +34,22 @@ impl Leader {
             Leader::Show { group } => host.show(&client.leader(&group).await?, |leader| {
                 vec![leader.as_ref().map_or("nobody leads".into(), group::leader)]
             }),
-            Leader::StandDown { group } => host.show(&client.stand_down(&group).await?, |outcome| {
-                let words = match outcome {
-                    StoodDown::Stopped => "the leader stopped",
-                    StoodDown::Asked => "the leader was asked, and stops at the latest when its lease ends",
-                    StoodDown::Vacant => "nobody leads",
+            Leader::StandDown { group, to } => {
+                let outcome = match &to {
+                    None => client.stand_down(&group).await?,
+                    Some(successor) => client.stand_down_to(&group, successor).await?,
                 };
-                vec![words.into()]
-            }),
+                host.show(&outcome, |outcome| vec![words(outcome, to.as_deref())])
+            }
         }
+    }
+}
+
+fn words(outcome: &StoodDown, successor: Option<&str>) -> String {
+    match (outcome, successor) {
+        (StoodDown::Stopped, None) => "the leader stopped".into(),
+        (StoodDown::Stopped, Some(successor)) => format!("the leader stopped for {}", plain(successor)),
+        (StoodDown::Asked, _) => "the leader was asked, and stops at the latest when its lease ends".into(),
+        (StoodDown::Vacant, _) => "nobody leads".into(),
     }
 }

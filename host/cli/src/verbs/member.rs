@@ -3,21 +3,41 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use althing::info::{Hold, JoinAsk, SessionEvent};
+use althing::info::{Evicted, Hold, JoinAsk, MemberInfo, SessionEvent};
 use althing::{Error, Kind, Requirement, Result, limits};
 use althing_client::Membership;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::group;
 use crate::ask::{Host, duration};
 use crate::exit::signals;
 use crate::print;
-use crate::table::{now_ms, plain, time};
+use crate::table::{moment, now_ms, plain, time};
 
-/// Be a member of a group
+/// Be a member of a group, or see to those that are
 #[derive(Subcommand)]
 pub(crate) enum Member {
     Join(Join),
+    /// List the members of a group, oldest first
+    List {
+        /// The group
+        group: String,
+    },
+    /// Show a member and what it says of itself
+    Show {
+        /// The group
+        group: String,
+        /// The member's id
+        id: String,
+    },
+    /// Ask a member to go: a leader stops first, and it comes back only if its process joins again
+    Evict {
+        /// The group
+        group: String,
+        /// The member's id
+        id: String,
+    },
 }
 
 /// Join a group, stay, print what happens, and leave on SIGTERM or SIGINT
@@ -33,9 +53,21 @@ pub(crate) struct Join {
     #[arg(long = "meta", value_name = "NAME=VALUE", value_parser = pair)]
     metadata: Vec<(String, String)>,
 
+    /// What the member says it can do, as JSON
+    #[arg(long, value_name = "JSON", value_parser = value, default_value = "null", hide_default_value = true)]
+    capabilities: Value,
+
+    /// Do not stand for election: never lead
+    #[arg(long)]
+    observer: bool,
+
     /// Create the group if there is none
     #[arg(long)]
     create: bool,
+
+    /// Create the group if there is none, and let it be deleted when its last member has gone
+    #[arg(long)]
+    ephemeral: bool,
 
     /// Refuse a backend that promises less: a level and features such as L1,across-hosts; a group created by this keeps it
     #[arg(long, value_name = "PROMISES", default_value_t, hide_default_value = true)]
@@ -49,9 +81,44 @@ pub(crate) struct Join {
 
 impl Member {
     pub(super) async fn run(self, host: &Host) -> Result<()> {
-        let Member::Join(join) = self;
-        join.run(host).await
+        match self {
+            Member::Join(join) => join.run(host).await,
+            Member::List { group: name } => {
+                let shown = host.client()?.group(&name).await?;
+                host.show_list(&shown.members, "no members", group::member_table(), |table, member| {
+                    group::add_member(table, &shown, member);
+                })
+            }
+            Member::Show { group, id } => host.show(&host.client()?.member(&group, &id).await?, lines),
+            Member::Evict { group, id } => host.show(&host.client()?.evict(&group, &id).await?, |outcome| {
+                let words = match outcome {
+                    Evicted::Evicted => "evicted",
+                    Evicted::Asked => "asked to go; it is gone at the latest when its lease ends",
+                };
+                vec![words.into()]
+            }),
+        }
     }
+}
+
+/// Describes a member to people.
+fn lines(member: &MemberInfo) -> Vec<String> {
+    let mut lines = vec![
+        format!("member        {}", plain(&member.id)),
+        format!("host          {}", plain(&member.host)),
+        format!("incarnation   {}", plain(&member.incarnation)),
+        format!("joined        {}", moment(member.joined_ms)),
+        format!("stands        {}", if member.candidate { "for election" } else { "not for election" }),
+    ];
+    if member.updated_ms > member.joined_ms {
+        lines.push(format!("updated       {}", moment(member.updated_ms)));
+    }
+    let pairs = member.metadata.iter().map(|(name, value)| format!("{}={}", plain(name), plain(value)));
+    lines.extend(pairs.map(|pair| format!("metadata      {pair}")));
+    if !member.capabilities.is_null() {
+        lines.push(format!("capabilities  {}", plain(&member.capabilities.to_string())));
+    }
+    lines
 }
 
 impl Join {
@@ -61,8 +128,11 @@ impl Join {
         let ask = JoinAsk {
             id: self.id.clone(),
             metadata: BTreeMap::from_iter(self.metadata),
+            capabilities: self.capabilities,
+            candidate: !self.observer,
             resume: None,
-            create: self.create,
+            create: self.create || self.ephemeral,
+            ephemeral: self.ephemeral,
             require: self.require,
         };
         let joined = membership.join(&self.group, &ask).await?;
@@ -103,7 +173,7 @@ fn tell(host: &Host, words: &str, mut value: Value) -> Result<()> {
 fn words_of(event: &SessionEvent) -> String {
     let held = |hold: &Hold| format!("{}, term {}", plain(&hold.group), hold.term.0);
     match event {
-        SessionEvent::Standing { standing, holds } => {
+        SessionEvent::Standing { standing, holds, .. } => {
             let holds: Vec<_> = holds.iter().map(held).collect();
             let holds =
                 if holds.is_empty() { String::new() } else { format!("; leads {}", holds.join("; ")) };
@@ -118,12 +188,19 @@ fn words_of(event: &SessionEvent) -> String {
         SessionEvent::Removed { group, reason, .. } => {
             format!("removed   {}: {}", plain(group), plain(reason))
         }
+        SessionEvent::LockStop { lock } | SessionEvent::LockLost { lock, .. } => {
+            format!("unlocked  {}", plain(&lock.lock))
+        }
         SessionEvent::Ended { reason } => format!("ended     {}", plain(reason)),
     }
 }
 
 fn ttl_default() -> String {
     format!("{:?}", limits::CLIENT_TTL_DEFAULT)
+}
+
+fn value(text: &str) -> Result<Value, serde_json::Error> {
+    serde_json::from_str(text)
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -42,6 +42,7 @@ fn words(event: &Event) -> String {
             format!("now       {} members [{}]; {leader}", members.len(), members.join(" "))
         }
         Event::Joined { member, .. } => format!("joined    {}", with_metadata(member)),
+        Event::Updated { member, .. } => format!("updated   {}", with_metadata(member)),
         Event::Left { id, cause, .. } => {
             format!("left      {} ({})", plain(id), format!("{cause:?}").to_lowercase())
         }
@@ -50,11 +51,24 @@ fn words(event: &Event) -> String {
         }
         Event::Vacated { member, term, .. } => format!("vacated   {}, term {}", plain(member), term.0),
         Event::Bound { binding, epoch, .. } => format!("rule      {}", group::rule(binding.as_ref(), *epoch)),
+        Event::Partitioned { partition, .. } => match partition.pending.as_slice() {
+            [] => format!("shares    version {}", partition.version),
+            pending => {
+                format!("shares    version {}, waits for {}", partition.version, plain(&pending.join(" ")))
+            }
+        },
         Event::Deleted { .. } => "deleted".into(),
     }
 }
 
 fn with_metadata(member: &MemberInfo) -> String {
     let pairs = member.metadata.iter().map(|(name, value)| format!(" {}={}", plain(name), plain(value)));
-    pairs.fold(plain(&member.id), |text, pair| text + &pair)
+    let mut text = pairs.fold(plain(&member.id), |text, pair| text + &pair);
+    if !member.capabilities.is_null() {
+        text.push_str(&format!(" {}", plain(&member.capabilities.to_string())));
+    }
+    if !member.candidate {
+        text.push_str(" (does not stand for election)");
+    }
+    text
 }

@@ -2,10 +2,10 @@
 //!
 //! | key | item |
 //! |---|---|
-//! | `althing/epoch/<namespace>` | the number of the epoch: a random one for each life of the namespace |
-//! | `althing/root/<epoch>` | the [`Root`]; the only item that is ever changed, and only by compare-and-swap |
-//! | `althing/chunk/<number>` | a [`Leaf`], a segment of the log, or a large value; never changed, its number is random |
-//! | `althing/session/<id>` | the session lives; the only item with a time to live |
+//! | `althing:epoch:<namespace>` | the number of the epoch: a random one for each life of the namespace |
+//! | `althing:root:<epoch>` | the [`Root`]; the only item that is ever changed, and only by compare-and-swap |
+//! | `althing:chunk:<number>` | a [`Leaf`], a segment of the log, or a large value; never changed, its number is random |
+//! | `althing:session:<id>` | the session lives; the only item with a time to live |
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -21,19 +21,19 @@ const REVISION_MAX: u64 = u64::MAX / 2;
 pub(crate) type ChunkId = u128;
 
 pub(crate) fn epoch_key(namespace: &str) -> String {
-    format!("althing/epoch/{namespace}")
+    format!("althing:epoch:{namespace}")
 }
 
 pub(crate) fn root_key(epoch: u128) -> String {
-    format!("althing/root/{epoch:032x}")
+    format!("althing:root:{epoch:032x}")
 }
 
 pub(crate) fn chunk_key(id: ChunkId) -> String {
-    format!("althing/chunk/{id:032x}")
+    format!("althing:chunk:{id:032x}")
 }
 
 pub(crate) fn session_key(id: SessionId) -> String {
-    format!("althing/session/{id}")
+    format!("althing:session:{id}")
 }
 
 pub(crate) fn epoch_item(epoch: u128) -> Bytes {

@@ -154,24 +154,24 @@ async fn tells_that_a_running_server_was_flushed() {
 }
 
 async fn tells_that_the_epoch_was_thrown_away() {
-    check_loss_is_told(async |server| throw_away(server, "althing/epoch/")).await;
+    check_loss_is_told(async |server| throw_away(server, "althing:epoch:")).await;
 }
 
 async fn tells_that_the_root_was_thrown_away() {
-    check_loss_is_told(async |server| throw_away(server, "althing/root/")).await;
+    check_loss_is_told(async |server| throw_away(server, "althing:root:")).await;
 }
 
 async fn tells_that_a_chunk_was_thrown_away() {
     check_loss_is_told(async |server| {
         until_settled(server, 1);
-        throw_away(server, "althing/chunk/");
+        throw_away(server, "althing:chunk:");
     })
     .await;
 }
 
 /// Waits until what was replaced has been removed, which happens in the background.
 fn until_settled(server: &Server, chunks: usize) {
-    while server.keys("althing/chunk/").len() > chunks {
+    while server.keys("althing:chunk:").len() > chunks {
         std::thread::yield_now();
     }
 }
@@ -184,7 +184,7 @@ async fn tells_that_a_full_server_threw_something_away() {
     let txn = Txn::new().put_owned("mine".into(), "1", session);
     let before = driver.commit(txn).await.unwrap().revision;
     until_settled(&server, 1);
-    let whole = || Some(server.keys("althing/")).filter(|keys| keys.len() == 4);
+    let whole = || Some(server.keys("althing:")).filter(|keys| keys.len() == 4);
     // Epoch, root, session and one leaf.
     let ours = std::iter::repeat_with(whole).flatten().next().unwrap();
     let mut traffic = server.connect();
@@ -212,7 +212,7 @@ async fn a_session_thrown_away_has_ended_and_nothing_else_has() {
     let txn = Txn::new().put_owned("mine".into(), "1", session).put("kept".into(), "1");
     let made = driver.commit(txn).await.unwrap().revision;
     let mut watch = driver.watch(&Key::default(), made).await.unwrap();
-    throw_away(&server, "althing/session/");
+    throw_away(&server, "althing:session:");
     let error = driver.renew(session).await.unwrap_err();
     check_error(&error, Kind::SessionLost, Effect::None);
     let changes = next_changes(&mut *watch).await;
@@ -228,7 +228,7 @@ async fn a_part_of_the_log_thrown_away_is_a_resync_and_no_loss() {
     let driver = connect(&server.url("n")).await.unwrap();
     let from = put(&driver, "a", "1").await.unwrap();
     until_settled(&server, 1);
-    let leaf = server.keys("althing/chunk/");
+    let leaf = server.keys("althing:chunk:");
     // Enough to move some of the log out of the root, all of it about one record.
     for round in 0..200 {
         put(&driver, "a", &format!("{round:0100}")).await.unwrap();
@@ -238,10 +238,10 @@ async fn a_part_of_the_log_thrown_away_is_a_resync_and_no_loss() {
     let mut watch = driver.watch(&Key::default(), from).await.unwrap();
     // The newest chunk is the leaf; it changes with the next write, and what stays then is the log.
     until_settled(&server, 4);
-    let before = server.keys("althing/chunk/");
+    let before = server.keys("althing:chunk:");
     put(&driver, "a", "end").await.unwrap();
     until_settled(&server, before.len());
-    let after = server.keys("althing/chunk/");
+    let after = server.keys("althing:chunk:");
     let log: Vec<&String> = after.iter().filter(|key| before.contains(key) && !leaf.contains(key)).collect();
     assert!(!log.is_empty(), "the log is still short");
     for key in log {
@@ -310,7 +310,7 @@ async fn tokens_never_go_back_where_raising_them_fails() {
     }
     assert_eq!(server.command("flush_all"), "OK");
     assert!(put(&early, "b", "1").await.unwrap() < before, "early has seen less");
-    proxy.cut(Cut::Before("ms althing/root/"));
+    proxy.cut(Cut::Before("ms althing:root:"));
     check_error(&put(&late, "a", "x").await.unwrap_err(), Kind::Unavailable, Effect::None);
     let found = late.list(&Key::default(), None, 0).await.unwrap();
     assert!(found.revision > before, "{:?} after {before:?}", found.revision);
@@ -424,13 +424,13 @@ async fn a_cut_in_a_swap_is_of_unknown_effect_and_a_cut_before_it_of_none() {
     let proxy = Proxy::start(server.port()).await;
     let driver = connect(&proxy.url("n")).await.unwrap();
     put(&driver, "a", "0").await.unwrap();
-    proxy.cut(Cut::After("ms althing/root/"));
+    proxy.cut(Cut::After("ms althing:root:"));
     check_error(&put(&driver, "a", "1").await.unwrap_err(), Kind::Unavailable, Effect::Unknown);
     assert_eq!(value(&driver, "a").await.as_deref(), Some("1"), "it was written");
-    proxy.cut(Cut::Before("ms althing/root/"));
+    proxy.cut(Cut::Before("ms althing:root:"));
     check_error(&put(&driver, "a", "2").await.unwrap_err(), Kind::Unavailable, Effect::Unknown);
     assert_eq!(value(&driver, "a").await.as_deref(), Some("1"), "it was not written");
-    proxy.cut(Cut::After("ms althing/chunk/"));
+    proxy.cut(Cut::After("ms althing:chunk:"));
     check_error(&put(&driver, "a", "3").await.unwrap_err(), Kind::Unavailable, Effect::None);
     assert_eq!(value(&driver, "a").await.as_deref(), Some("1"), "it was not written");
     put(&driver, "a", "4").await.unwrap();
@@ -533,13 +533,13 @@ async fn check_refused(url: &str, kind: Kind, said: &str) {
 async fn refuses_what_is_foreign_and_another_layout() {
     let server = start().await;
     let mut foreign = server.connect();
-    foreign.set("althing/epoch/text", b"hello");
-    foreign.set("althing/epoch/newer", b"althing 2 E\n0123456789abcdef");
+    foreign.set("althing:epoch:text", b"hello");
+    foreign.set("althing:epoch:newer", b"althing 2 E\n0123456789abcdef");
     check_refused(&server.url("text"), Kind::Format, "did not write").await;
     check_refused(&server.url("newer"), Kind::Format, "layout version 2").await;
     let driver = connect(&server.url("n")).await.unwrap();
     put(&driver, "a", "1").await.unwrap();
-    for key in server.keys("althing/root/") {
+    for key in server.keys("althing:root:") {
         foreign.set(&key, b"something else");
     }
     let error = driver.get(&"a".into()).await.unwrap_err();
@@ -553,7 +553,7 @@ async fn refuses_what_is_foreign_and_another_layout() {
 
 async fn a_restart_after_a_foreign_item_makes_the_namespace_usable() {
     let mut server = start().await;
-    server.connect().set("althing/epoch/n", b"hello");
+    server.connect().set("althing:epoch:n", b"hello");
     check_refused(&server.url("n"), Kind::Format, "flush_all").await;
     server.restart().await;
     put(&connect(&server.url("n")).await.unwrap(), "a", "1").await.unwrap();

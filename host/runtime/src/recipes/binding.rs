@@ -6,7 +6,7 @@ use althing_core::{Digest, Error, Guard, Kind, Principal, Result, Txn, limits};
 use althing_engine::PolicyKind;
 use tracing::info;
 
-use crate::apply::{Applied, Named, contended, no_group};
+use crate::apply::{Applied, Kept, Named, contended, no_group};
 use crate::layout::{BehaviourRecord, Bound, GroupRecord, Seat};
 use crate::{Host, Runtime, admit};
 

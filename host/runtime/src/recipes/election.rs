@@ -14,6 +14,7 @@ use althing_core::{BootTime, Choice, ElectionView, Guard, Revision, SessionId, S
 use tokio::sync::{Notify, RwLock};
 use tracing::{debug, info};
 
+use super::group::Closed;
 use crate::apply::Applied;
 use crate::decide::{Decided, Rule, native};
 use crate::layout::{GroupRecord, LeaderRecord, group_key, member_key};
@@ -134,6 +135,8 @@ pub(super) struct Election {
     /// The version of the group that was decided on last.
     pub decided: Option<Revision>,
     pub revisit: Option<BootTime>,
+    /// When an ephemeral group that has lost its last member is deleted.
+    deleted_at: Option<BootTime>,
     /// A timer was so late that this process must have stood still.
     stalled: bool,
 }
@@ -157,13 +160,15 @@ impl Election {
             handover: None,
             decided: None,
             revisit: None,
+            deleted_at: None,
             stalled: false,
         }
     }
 
     async fn run(mut self) {
         loop {
-            match self.step().await {
+            let next = self.step().await;
+            match self.after_rebalance(next).await {
                 Next::Woken => self.chair.wake.notified().await,
                 Next::At(moment) => tokio::select! {
                     () = self.chair.wake.notified() => {}
@@ -174,6 +179,17 @@ impl Election {
                 Next::Over if self.host.elections.retire(&self.host, &self.name) => return,
                 Next::Over => {}
             }
+        }
+    }
+
+    /// Sees to the group's shares as well; where that fails, it is tried again soon.
+    async fn after_rebalance(&self, next: Next) -> Next {
+        match (self.host.rebalance(&self.name).await, next) {
+            (Err(error), Next::Woken) => {
+                debug!(group = self.name, %error, "the shares cannot be moved yet");
+                self.soon()
+            }
+            (_, next) => next,
         }
     }
 
@@ -188,6 +204,13 @@ impl Election {
         }
         self.stalled = false;
         let seen = Seen { group, record, stamp, session, now };
+        if seen.record.ephemeral && seen.group.members.is_empty() {
+            return self.sweep(&seen).await;
+        }
+        self.deleted_at = None;
+        if self.expel(&seen).await {
+            return self.soon();
+        }
         match seen.group.term() {
             None => self.campaign(&seen).await,
             Some(leader) => {
@@ -198,6 +221,48 @@ impl Election {
                 }
             }
         }
+    }
+
+    /// Deletes an ephemeral group that has lost its last member. A moment later, and where a member of this host may be
+    /// about to join again, a lease later: the group of whoever comes back soon keeps its rule.
+    async fn sweep(&mut self, seen: &Seen) -> Next {
+        let patience = match self.host.sessions.is_home(&self.name) {
+            true => self.host.config.lease,
+            false => self.host.chance.jitter(PAUSE),
+        };
+        let due = *self.deleted_at.get_or_insert(seen.now + patience);
+        if seen.now < due {
+            return Next::At(due);
+        }
+        self.deleted_at = None;
+        match self.host.is_occupied(&self.name).await {
+            Ok(true) => self.soon(),
+            Ok(false) => match self.host.close_group(&self.name, |record| record.ephemeral).await {
+                Ok(Closed::Gone) => {
+                    info!(group = self.name, "deleted with its last member");
+                    Next::Woken
+                }
+                Ok(Closed::Occupied | Closed::Overtaken) | Err(_) => self.soon(),
+            },
+            Err(_) => self.soon(),
+        }
+    }
+
+    /// Lets members of this host go that were asked to. One that leads stops first, and is waited for. Returns whether any
+    /// went.
+    async fn expel(&mut self, seen: &Seen) -> bool {
+        let mut any = false;
+        if seen.record.evicted.is_empty() {
+            return any;
+        }
+        for member in seen.group.members.values().filter(|member| seen.is_here(member)) {
+            let Some(mark) = seen.record.eviction(&member.record.incarnation) else { continue };
+            if let Some(leader) = seen.group.term().filter(|leader| leader.incarnation == mark.incarnation) {
+                self.stop(leader).await;
+            }
+            any |= self.host.expel(&self.name, member, &mark.by).await;
+        }
+        any
     }
 
     /// Looks at the store: after a pause of this whole process, what was seen may be long past. A decision made on it
@@ -299,10 +364,12 @@ impl Election {
         seen.group.by_seniority().into_iter().filter(|member| self.is_own(seen, member)).cloned().collect()
     }
 
-    /// Tells whether this host may claim for a member: it joined here, and is not about to leave.
+    /// Tells whether this host may claim for a member: it may lead, it joined here, and is not about to leave.
     pub(super) fn is_own(&self, seen: &Seen, member: &Member) -> bool {
         let stay = &member.record;
-        seen.is_here(member) && self.host.sessions.is_placed(&self.name, &stay.id, &stay.incarnation)
+        seen.group.may_lead(member)
+            && seen.is_here(member)
+            && self.host.sessions.is_placed(&self.name, &stay.id, &stay.incarnation)
     }
 
     pub(super) fn is_passed(&self, incarnation: &str) -> bool {
@@ -343,6 +410,7 @@ impl Election {
             epoch: base.bound.epoch,
             handover: None,
             revoke: None,
+            asked_for: base.leader.as_ref().is_some_and(|former| former.is_to_give_way_to(&stay.incarnation)),
         };
         let nonce = leader.nonce.clone();
         let record = GroupRecord { leader: Some(leader), ..base };

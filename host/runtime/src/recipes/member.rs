@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use althing_core::info::{JoinAsk, Joined, SessionEvent};
-use althing_core::{Effect, Error, Guard, Kind, Record, Result, SessionId, Stamp, Txn, limits};
+use althing_core::info::{JoinAsk, Joined, MemberInfo, SessionEvent};
+use althing_core::{Effect, Error, Guard, Kind, Record, Result, Revision, SessionId, Stamp, Txn, limits};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -23,9 +23,25 @@ impl Runtime {
         admit::name("group", group)?;
         admit::name("member", &ask.id)?;
         admit::metadata(&ask.metadata)?;
+        admit::capabilities(&ask.capabilities)?;
+        if ask.ephemeral && !ask.create {
+            return Err(Error::new(
+                Kind::Invalid,
+                "join",
+                "only a group that the join may create is ephemeral",
+            )
+            .with("group", group)
+            .advise("Ask for `create` too"));
+        }
         self.0.sessions.room(key)?;
         let (host, session, group) = (self.0.clone(), key.id.clone(), group.to_owned());
-        self.0.to_its_end("join", async move { host.join(&session, &group, ask).await }).await
+        self.0.to_its_end("join", async move { host.join(&session, &group, ask, None).await }).await
+    }
+
+    /// Returns a member as this host has seen it.
+    pub fn member(&self, group: &str, id: &str) -> Result<MemberInfo> {
+        let image = self.0.mirror.group(group).ok_or_else(|| no_group(group))?;
+        image.members.get(id).map(|member| member.info()).ok_or_else(|| no_member(group, id))
     }
 
     /// Leaves a group; a leader resigns first. Leaving what was left succeeds. Where this fails, the host goes on until
@@ -48,7 +64,7 @@ impl Runtime {
 
 impl Host {
     /// Does work that must not stop midway when whoever waits for it goes away.
-    async fn to_its_end<T: Send + 'static>(
+    pub(super) async fn to_its_end<T: Send + 'static>(
         &self,
         operation: &'static str,
         work: impl Future<Output = Result<T>> + Send + 'static,
@@ -60,14 +76,25 @@ impl Host {
         })
     }
 
-    async fn join(self: &Arc<Self>, session: &str, group: &str, ask: JoinAsk) -> Result<Joined> {
-        let resume = format!("{:032x}", self.chance.bits());
-        let incarnation = self.nonce();
-        let member = LocalMember { incarnation, ask, resume };
+    /// Joins a member; `former` is the stay that it had before this host lost its session.
+    async fn join(
+        self: &Arc<Self>,
+        session: &str,
+        group: &str,
+        ask: JoinAsk,
+        former: Option<&LocalMember>,
+    ) -> Result<Joined> {
+        let mut member = LocalMember {
+            incarnation: self.nonce(),
+            ask,
+            resume: format!("{:032x}", self.chance.bits()),
+            anchor: None,
+            turn: former.map(|former| former.turn.clone()).unwrap_or_default(),
+        };
         let placed = Placed { session: session.to_owned(), group: group.to_owned(), member: member.clone() };
         let anchor = self.anchor.state().session;
-        let record = match self.write_member(session, group, &member).await {
-            Ok(record) => record,
+        let (record, joined) = match self.write_member(session, group, &member, former).await {
+            Ok(written) => written,
             Err(error) => {
                 if error.effect() == Effect::Unknown {
                     self.spawn(self.clone().take_back(placed, anchor));
@@ -75,23 +102,42 @@ impl Host {
                 return Err(error);
             }
         };
+        if joined.ephemeral {
+            // When its session is lost, the group may be gone before it joins again.
+            member.ask = JoinAsk { create: true, ephemeral: true, require: joined.require, ..member.ask };
+        }
+        member.anchor = record.session;
         let joined = Joined { member: member_info(&record)?, resume: member.resume.clone() };
         if let Err(error) = self.sessions.place(session, group, member) {
             // The session ended while the member joined: nothing of it may stay behind.
             self.clone().leave_all(vec![placed], anchor).await;
             return Err(error);
         }
+        if self.anchor.state().session != record.session {
+            // Those who join again after that loss may not have seen this one yet.
+            self.following.stray.notify_one();
+        }
         self.settle(record.stamp.modified).await;
         self.elections.wake(group);
         Ok(joined)
     }
 
-    /// Writes the member's record: at first on what this host has seen, in one round trip, then made anew from fresh reads as
-    /// long as others write first.
-    async fn write_member(&self, session: &str, group: &str, member: &LocalMember) -> Result<Record> {
+    /// Writes the member's record, and in the same transaction that of a group which is made for it: at first on what this
+    /// host has seen, in one round trip, then made anew from fresh reads as long as others write first.
+    async fn write_member(
+        &self,
+        session: &str,
+        group: &str,
+        member: &LocalMember,
+        former_stay: Option<&LocalMember>,
+    ) -> Result<(Record, GroupRecord)> {
+        let mut ended = None;
         for round in 0..limits::CONFLICT_TRIES {
-            let anchor = self.held("join")?;
+            let anchor = self.next_session("join", ended).await?;
             let Some(read) = self.group_to_join(group, &member.ask, round == 0).await? else { continue };
+            if let Some(mark) = former_stay.and_then(|former| read.record.eviction(&former.incarnation)) {
+                return Err(Error::new(Kind::Denied, "join", evicted_by(&mark.by)));
+            }
             let key = member_key(group, &member.ask.id);
             let seen =
                 self.mirror.group(group).is_some_and(|group| group.members.contains_key(&member.ask.id));
@@ -100,41 +146,50 @@ impl Host {
                 self.may_supersede(session, group, member, former)?;
             }
             let value = encode(&self.member_record(member));
-            let txn = Txn::new().guard(read.guard).guard(Guard::since(&key, former.as_ref())).put_owned(
-                key.clone(),
-                value.clone(),
-                anchor,
-            );
+            let mut txn = Txn::new().guard(Guard::since(&key, former.as_ref()));
+            if matches!(read.guard, Guard::Absent(_)) {
+                txn = txn.put(group_key(group), encode(&read.record));
+            }
+            let txn = txn.guard(read.guard).put_owned(key.clone(), value.clone(), anchor);
             let landed =
                 async || Ok(self.find_member(group, member).await?.map(|found| found.stamp.modified));
-            if let Applied::At(revision) = self.commit_known(txn, landed).await? {
+            let applied = match self.commit_known(txn, landed).await {
+                Err(error) if error.kind() == Kind::SessionLost => {
+                    ended = Some(anchor);
+                    continue;
+                }
+                applied => applied?,
+            };
+            if let Applied::At(revision) = applied {
                 if former.is_none() {
                     let stamp = Stamp { created: revision, modified: revision };
-                    return Ok(Record { key, value: value.into(), session: Some(anchor), stamp });
+                    let written = Record { key, value: value.into(), session: Some(anchor), stamp };
+                    return Ok((written, read.record));
                 }
                 let found = self.find_member(group, member).await.map_err(Error::with_unknown_effect)?;
-                return found.ok_or_else(|| no_lease("join"));
+                return found.map(|found| (found, read.record)).ok_or_else(|| no_lease("join"));
             }
         }
         Err(contended(group))
     }
 
-    /// Returns the group to join, made if the member asks for that; `None` when it must be looked at again.
-    async fn group_to_join(&self, group: &str, ask: &JoinAsk, seen: bool) -> Result<Option<Read>> {
+    /// Returns the group to join, or a new one under the guard that there is none; `None` when it must be looked at again.
+    async fn group_to_join(&self, group: &str, ask: &JoinAsk, first: bool) -> Result<Option<Read>> {
+        let make = || {
+            let record = self.new_group(&ask.require, ask.ephemeral)?;
+            Ok(Read { record, guard: Guard::Absent(group_key(group)), modified: Revision::ZERO })
+        };
         // What this host has seen may be old: good enough to write on under a guard, not to refuse by.
-        let read = match self.seen_group(group).filter(|read| seen && !read.record.closing) {
+        let read = match self.seen_group(group).filter(|read| first && !read.record.closing) {
             Some(read) => read,
+            None if first && ask.create && self.mirror.group(group).is_none() => make()?,
             None => match self.read_group(group).await {
-                Ok(read) => read,
-                Err(error) if error.kind() == Kind::NotFound && ask.create => {
-                    self.make_group(group, &ask.require).await?;
-                    return Ok(None);
-                }
-                Err(error) => return Err(error),
+                Err(error) if error.kind() == Kind::NotFound && ask.create => make()?,
+                read => read?,
             },
         };
         if read.record.closing {
-            return Err(no_group(group).with("closing", true));
+            return self.see_closed(group, ask).await.map(|()| None);
         }
         let capability = self.driver.capability();
         for required in [&read.record.require, &ask.require] {
@@ -149,6 +204,18 @@ impl Host {
         Ok(Some(read))
     }
 
+    /// Whoever may create the group does not wait for somebody else to delete it, who may have died over that: it is
+    /// deleted here, or open again, and the join goes on.
+    async fn see_closed(&self, group: &str, ask: &JoinAsk) -> Result<()> {
+        if !ask.create {
+            return Err(no_group(group).with("closing", true));
+        }
+        match self.close_group(group, |record| record.closing).await {
+            Err(error) if error.kind() != Kind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     fn member_record(&self, member: &LocalMember) -> MemberRecord {
         MemberRecord {
             id: member.ask.id.clone(),
@@ -157,6 +224,9 @@ impl Host {
             host_incarnation: self.identity.incarnation.clone(),
             joined_ms: self.clock.wall_ms(),
             metadata: member.ask.metadata.clone(),
+            capabilities: member.ask.capabilities.clone(),
+            candidate: member.ask.candidate,
+            updated_ms: 0,
             resume: resume_digest(&member.resume),
         }
     }
@@ -180,7 +250,7 @@ impl Host {
             .advise("Choose another id, wait until its session ends, or present its resume key"))
     }
 
-    async fn find_member(&self, group: &str, member: &LocalMember) -> Result<Option<Record>> {
+    pub(super) async fn find_member(&self, group: &str, member: &LocalMember) -> Result<Option<Record>> {
         let Some(record) = self.driver.get(&member_key(group, &member.ask.id)).await? else {
             return Ok(None);
         };
@@ -197,7 +267,7 @@ impl Host {
             let Some(txn) = self.leave_txn(placed, round == 0).await? else { return Ok(()) };
             let gone = async || {
                 let left = self.find_member(group, &placed.member).await?.is_none();
-                Ok(left.then_some(althing_core::Revision::ZERO))
+                Ok(left.then_some(Revision::ZERO))
             };
             if let Applied::At(revision) = self.commit_known(txn, gone).await? {
                 self.settle(revision).await;
@@ -224,23 +294,24 @@ impl Host {
         let leads = |read: &Read| {
             read.record.leader.as_ref().is_some_and(|leader| leader.incarnation == member.incarnation)
         };
-        Ok(Some(match read.filter(leads) {
+        let is_marked = |read: &Read| read.record.eviction(&member.incarnation).is_some();
+        Ok(Some(match read.filter(|read| leads(read) || is_marked(read)) {
             Some(read) => {
-                let record = GroupRecord { leader: None, nonce: self.nonce(), ..read.record };
+                let leader = if leads(&read) { None } else { read.record.leader.clone() };
+                let mut record = GroupRecord { leader, nonce: self.nonce(), ..read.record };
+                record.evicted.retain(|mark| mark.incarnation != member.incarnation);
                 txn.guard(read.guard).put(group_key(group), encode(&record))
             }
             None => txn,
         }))
     }
 
-    /// Sees to it that a join of unknown fate leaves nothing behind. It was guarded by the group's record: once that is
-    /// written anew, it has landed, and is left again, or it never will.
+    /// Sees to it that a join of unknown fate leaves nothing behind.
     async fn take_back(self: Arc<Self>, placed: Placed, anchor: Option<SessionId>) {
         let mut pause = limits::RETRY_PAUSE;
-        let anew = |read: &Read| Ok(Some(read.record.clone()));
-        while let Err(error) = self.change::<GroupRecord>(&placed.group, anew).await {
+        while let Err(error) = self.overtake(&placed).await {
             // What would be owned by a session that has ended cannot land.
-            if self.anchor.state().session != anchor || error.kind() == Kind::NotFound {
+            if self.anchor.state().session != anchor {
                 return;
             }
             warn!(group = placed.group, member = placed.member.ask.id, %error, "cannot take back a join yet");
@@ -248,6 +319,21 @@ impl Host {
             pause = (pause * 2).min(limits::CALL_DEADLINE);
         }
         self.leave_all(vec![placed], anchor).await;
+    }
+
+    /// Writes the group's record anew: the join was guarded by it, so from then on it has landed, to be left again, or
+    /// never will. Where there is none, a join that would have made it is met by one, and any other by its absence.
+    async fn overtake(&self, placed: &Placed) -> Result<()> {
+        let anew = |read: &Read| Ok(Some(read.record.clone()));
+        match self.change::<GroupRecord>(&placed.group, anew).await {
+            Err(error) if error.kind() == Kind::NotFound && placed.member.ask.create => {
+                let ask = &placed.member.ask;
+                let record = self.new_group(&ask.require, ask.ephemeral)?;
+                self.make_group(&placed.group, record).await.map(drop)
+            }
+            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            changed => changed.map(drop),
+        }
     }
 
     /// Sees to it that members leave, however long the backend stays away: unless the host's session has
@@ -281,27 +367,48 @@ impl Host {
         }
     }
 
-    /// Joins one member again. Returns whether that is settled: it joined, or it cannot.
+    /// Joins one member again. Returns whether that is settled: it joined, it left, or it cannot.
     async fn rejoin(self: &Arc<Self>, placed: &Placed) -> bool {
-        let (group, member) = (placed.group.clone(), placed.member.ask.id.clone());
-        let ask = JoinAsk { resume: Some(placed.member.resume.clone()), ..placed.member.ask.clone() };
-        let event = match self.join(&placed.session, &group, ask).await {
+        let (group, id) = (placed.group.clone(), placed.member.ask.id.clone());
+        let _turn = placed.member.turn.lock().await;
+        // As it is now: it may have changed, or left, or joined in this session.
+        let member = self.sessions.placed(&placed.session, &group, &id);
+        let anchor = self.anchor.state().session;
+        let Some(member) = member.filter(|member| anchor.is_none() || member.anchor != anchor) else {
+            return true;
+        };
+        let ask = JoinAsk { resume: Some(member.resume.clone()), ..member.ask.clone() };
+        let event = match self.join(&placed.session, &group, ask, Some(&member)).await {
             Ok(joined) => {
-                info!(group, member, "joined again");
+                info!(group, member = id, "joined again");
                 let Joined { member: stay, resume, .. } = joined;
-                SessionEvent::Rejoined { group, member, incarnation: stay.incarnation, resume }
+                SessionEvent::Rejoined { group, member: id, incarnation: stay.incarnation, resume }
             }
             Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::Timeout | Kind::Conflict) => {
                 return false;
             }
             Err(error) => {
-                self.sessions.displace(&placed.session, &group, &member, &placed.member.incarnation);
-                SessionEvent::Removed { group, member, reason: error.to_string() }
+                self.sessions.displace(&placed.session, &group, &id, &member.incarnation);
+                self.elections.wake(&group);
+                let is_evicted = error.kind() == Kind::Denied;
+                let reason = if is_evicted { error.message().to_owned() } else { error.to_string() };
+                SessionEvent::Removed { group, member: id, reason }
             }
         };
         self.sessions.tell(&placed.session, event);
         true
     }
+}
+
+pub(crate) fn evicted_by(by: &str) -> String {
+    format!("evicted by {by}")
+}
+
+pub(crate) fn no_member(group: &str, id: &str) -> Error {
+    Error::new(Kind::NotFound, "member", "there is no such member")
+        .with("group", group)
+        .with("member", id)
+        .advise("`althing member list` tells who is there")
 }
 
 /// The error while this host has no session in the backend.

@@ -180,12 +180,12 @@ impl Host {
     /// Commits what may be written twice: tried again when nobody can tell whether it landed.
     async fn commit_surely(&self, txn: Txn) -> Result<()> {
         for _ in 1..limits::CALL_TRIES {
-            match self.driver.commit(txn.clone()).await {
+            match self.commit(txn.clone()).await {
                 Err(error) if error.effect() == Effect::Unknown => {}
                 other => return other.map(|_| ()),
             }
         }
-        self.driver.commit(txn).await.map(|_| ())
+        self.commit(txn).await.map(|_| ())
     }
 
     /// Adds a version to what was pushed under a name. Returns those that are no longer listed.
@@ -200,7 +200,7 @@ impl Host {
             let kept = policy.versions.len().min(limits::VERSIONS_KEPT_MAX);
             let surplus = policy.versions.split_off(kept);
             let txn = Txn::new().guard(Guard::since(&key, record.as_ref())).put(key.clone(), encode(&policy));
-            match self.driver.commit(txn).await {
+            match self.commit(txn).await {
                 Ok(_) => return Ok(surplus),
                 Err(error) if error.kind() == Kind::Conflict || error.effect() == Effect::Unknown => {}
                 Err(error) => return Err(error),

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use althing_client::wire::{ActivationAsk, CallQuery};
+use althing_core::Kind;
 use althing_core::info::{BehaviourAsk, BehaviourInfo, BehaviourSummary};
-use althing_core::{Error, Kind};
 use axum::extract::State as Shared;
 use axum::{Extension, Json};
 
-use super::{By, On, State};
+use super::{By, On, State, ends};
 use crate::answer::{Answer, Asked, Body, Empty, Names, Reply, Sent, Session};
 
 pub(super) async fn list(On(runtime): On) -> Answer<Json<Vec<BehaviourSummary>>> {
@@ -33,16 +33,11 @@ pub(super) async fn call(
     tokio::select! {
         answer = runtime.call_behaviour(&session, &behaviour, ask) => match answer {
             // Where the host ends, so do the connections that sessions hang on.
-            Err(error) if error.kind() == Kind::SessionLost && state.ending.is_cancelled() => Err(ends().into()),
+            Err(error) if error.kind() == Kind::SessionLost && state.ending.is_cancelled() => Err(ends("call behaviour").into()),
             answer => Ok(Reply { bytes: answer?, is_json }),
         },
-        () = state.ending.cancelled() => Err(ends().into()),
+        () = state.ending.cancelled() => Err(ends("call behaviour").into()),
     }
-}
-
-fn ends() -> Error {
-    let error = Error::new(Kind::Closed, "call behaviour", "the host ends").with_unknown_effect();
-    error.advise("Open a session on another host and ask there")
 }
 
 pub(super) async fn remove(

@@ -1,12 +1,15 @@
 //! `/v1/groups`: groups, their members, leaders, policies and decisions.
 
-use althing_client::wire::{ActivationAsk, DecisionsQuery, GroupAsk};
-use althing_core::info::{Decision, Event, GroupInfo, GroupSummary, JoinAsk, Joined, LeaderInfo, StoodDown};
-use althing_core::{Error, Kind, limits};
+use althing_client::wire::{ActivationAsk, DecisionsQuery, GroupAsk, StandDownQuery};
+use althing_core::info::{
+    Decision, Event, Evicted, GroupInfo, GroupSummary, JoinAsk, Joined, LeaderInfo, MemberInfo, StoodDown,
+    UpdateAsk,
+};
+use althing_core::limits;
 use axum::extract::State as Shared;
 use axum::{Extension, Json};
 
-use super::{By, On, State};
+use super::{By, On, State, nameable};
 use crate::answer::{Answer, Asked, Body, Empty, Names, Session, Told};
 use crate::stream::{self, Events};
 
@@ -64,6 +67,34 @@ pub(super) async fn leave(
     Ok(Empty)
 }
 
+pub(super) async fn members(On(runtime): On, Names(group): Names<String>) -> Answer<Json<Vec<MemberInfo>>> {
+    Ok(Json(runtime.group(&group)?.members))
+}
+
+pub(super) async fn member(
+    On(runtime): On,
+    Names((group, id)): Names<(String, String)>,
+) -> Answer<Json<MemberInfo>> {
+    Ok(Json(runtime.member(&group, &id)?))
+}
+
+pub(super) async fn update(
+    On(runtime): On,
+    Names((group, id)): Names<(String, String)>,
+    Session(session): Session,
+    Body(ask): Body<UpdateAsk>,
+) -> Answer<Json<MemberInfo>> {
+    Ok(Json(runtime.update_member(&session, &group, &id, ask).await?))
+}
+
+pub(super) async fn evict(
+    On(runtime): On,
+    Extension(by): By,
+    Names((group, id)): Names<(String, String)>,
+) -> Answer<Json<Evicted>> {
+    Ok(Json(runtime.evict(&by, &group, &id).await?))
+}
+
 pub(super) async fn leader(On(runtime): On, Names(group): Names<String>) -> Answer<Json<Option<LeaderInfo>>> {
     Ok(Json(runtime.group(&group)?.leader))
 }
@@ -72,8 +103,12 @@ pub(super) async fn stand_down(
     On(runtime): On,
     Extension(by): By,
     Names(group): Names<String>,
+    Asked(query): Asked<StandDownQuery>,
 ) -> Answer<Json<StoodDown>> {
-    Ok(Json(runtime.stand_down(&by, &group).await?))
+    Ok(Json(match query.successor {
+        None => runtime.stand_down(&by, &group).await?,
+        Some(successor) => runtime.stand_down_to(&by, &group, &successor).await?,
+    }))
 }
 
 pub(super) async fn activate(
@@ -100,13 +135,4 @@ pub(super) async fn decisions(
 ) -> Answer<Json<Vec<Decision>>> {
     let limit = query.limit.unwrap_or(limits::DECISIONS_SHOWN_DEFAULT);
     Ok(Json(runtime.decisions(&group, limit)?))
-}
-
-/// Refuses the one name that cannot be asked for again: the empty one takes no place in a path.
-fn nameable(what: &str, name: &str) -> Answer<()> {
-    if name.is_empty() {
-        let message = format!("the empty name of a {what} has no place in a path");
-        return Err(Error::new(Kind::Invalid, "read request", message).advise("Give it a name").into());
-    }
-    Ok(())
 }

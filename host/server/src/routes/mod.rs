@@ -3,6 +3,8 @@
 mod behaviours;
 mod groups;
 mod host;
+mod locks;
+mod partitions;
 mod policies;
 mod sessions;
 mod waist;
@@ -105,6 +107,11 @@ const OUTSIDE: &[&str] = &["/healthz", "/metrics"];
 
 /// Every route. A function can only stand here if its types tell the document what it reads and answers.
 fn table() -> Vec<Route> {
+    [of_host(), of_sessions(), of_groups()].into_iter().flatten().collect()
+}
+
+/// What is about the host, and what is pushed to it.
+fn of_host() -> Vec<Route> {
     use Method as M;
     vec![
         route(M::GET, "/healthz", host::health, "Tell whether this host is well"),
@@ -112,35 +119,98 @@ fn table() -> Vec<Route> {
         route(M::GET, "/openapi.json", host::openapi, "Show this document"),
         route(M::GET, "/host", host::show, "Show this host"),
         route(M::GET, "/drivers", host::drivers, "Show what the backends of this host promise"),
-        route(M::POST, "/sessions", sessions::open, "Open a session"),
-        route(M::DELETE, "/sessions/{session}", sessions::end, "End a session; its members leave"),
-        route(M::POST, "/sessions/{session}/renew", sessions::renew, "Renew a session"),
-        route(M::GET, "/sessions/{session}/events", sessions::events, "Follow a session"),
-        route(M::POST, "/sessions/{session}/stopped", sessions::stopped, "Confirm that a leader stopped"),
-        route(M::GET, "/groups", groups::list, "List the groups"),
-        route(M::POST, "/groups", groups::create, "Create a group"),
-        route(M::GET, "/groups/{group}", groups::show, "Show a group"),
-        route(M::DELETE, "/groups/{group}", groups::delete, "Delete a group that has no members"),
-        route(M::GET, "/groups/{group}/events", groups::events, "Follow a group"),
-        route(M::POST, "/groups/{group}/members", groups::join, "Join a group"),
-        route(M::DELETE, "/groups/{group}/members/{member}", groups::leave, "Leave a group"),
-        route(M::GET, "/groups/{group}/leader", groups::leader, "Show who leads a group"),
-        route(M::POST, "/groups/{group}/stand-down", groups::stand_down, "Ask the leader to stand down"),
-        route(M::PUT, "/groups/{group}/policy", groups::activate, "Let a policy decide in a group"),
-        route(M::POST, "/groups/{group}/rollback", groups::rollback, "Let the former policy decide again"),
-        route(M::GET, "/groups/{group}/decisions", groups::decisions, "Show the last decisions of this host"),
-        route(M::GET, "/behaviours", behaviours::list, "List the behaviours"),
-        route(M::GET, "/behaviours/{behaviour}", behaviours::show, "Show a behaviour and its last calls"),
-        route(M::POST, "/behaviours/{behaviour}", behaviours::call, "Call a behaviour"),
-        route(M::DELETE, "/behaviours/{behaviour}", behaviours::remove, "Remove a behaviour"),
-        route(M::PUT, "/behaviours/{behaviour}/policy", behaviours::activate, "Let a policy answer"),
-        route(M::POST, "/behaviours/{behaviour}/rollback", behaviours::rollback, "Let the former one answer"),
         route(M::GET, "/policies", policies::list, "List the policies that were pushed"),
         route(M::POST, "/policies", policies::push, "Upload a packed bundle; a job says how far it has come"),
         route(M::GET, "/policies/{policy}", policies::show, "Show a policy and its versions"),
         route(M::POST, "/waist", waist::open, "Share the backend of this host; a stream of bytes follows"),
         route(M::GET, "/jobs/{job}", policies::job, "Show how far an upload has come"),
     ]
+}
+
+/// What is done with a session, except in groups.
+fn of_sessions() -> Vec<Route> {
+    use Method as M;
+    vec![
+        route(M::POST, "/sessions", sessions::open, "Open a session"),
+        route(M::GET, "/sessions/{session}", sessions::show, "Show what a session holds"),
+        route(M::DELETE, "/sessions/{session}", sessions::end, "End a session; its members leave"),
+        route(M::POST, "/sessions/{session}/renew", sessions::renew, "Renew a session"),
+        route(M::GET, "/sessions/{session}/events", sessions::events, "Follow a session"),
+        route(M::POST, "/sessions/{session}/stopped", sessions::stopped, "Confirm that a leader stopped"),
+        route(M::GET, "/locks", locks::list, "List the locks that somebody holds or waits for"),
+        route(M::POST, "/locks", locks::lock, "Lock names, all or none, and wait for them"),
+        route(M::GET, "/locks/{lock}", locks::show, "Show who holds a lock and who waits"),
+        route(M::POST, "/locks/{lock}/release", locks::release, "Give a lock back"),
+        route(M::POST, "/locks/{lock}/break", locks::break_up, "Take a lock away from whoever holds it"),
+        route(M::GET, "/behaviours", behaviours::list, "List the behaviours"),
+        route(M::GET, "/behaviours/{behaviour}", behaviours::show, "Show a behaviour and its last calls"),
+        route(M::POST, "/behaviours/{behaviour}", behaviours::call, "Call a behaviour"),
+        route(M::DELETE, "/behaviours/{behaviour}", behaviours::remove, "Remove a behaviour"),
+        route(M::PUT, "/behaviours/{behaviour}/policy", behaviours::activate, "Let a policy answer"),
+        route(M::POST, "/behaviours/{behaviour}/rollback", behaviours::rollback, "Let the former one answer"),
+    ]
+}
+
+/// What is about groups.
+fn of_groups() -> Vec<Route> {
+    use Method as M;
+    vec![
+        route(M::GET, "/groups", groups::list, "List the groups"),
+        route(M::POST, "/groups", groups::create, "Create a group"),
+        route(M::GET, "/groups/{group}", groups::show, "Show a group"),
+        route(M::DELETE, "/groups/{group}", groups::delete, "Delete a group that has no members"),
+        route(M::GET, "/groups/{group}/events", groups::events, "Follow a group"),
+        route(M::POST, "/groups/{group}/members", groups::join, "Join a group"),
+        route(M::GET, "/groups/{group}/members", groups::members, "List the members, oldest first"),
+        route(M::GET, "/groups/{group}/members/{member}", groups::member, "Show a member"),
+        route(
+            M::PATCH,
+            "/groups/{group}/members/{member}",
+            groups::update,
+            "Change what a member says of itself",
+        ),
+        route(M::DELETE, "/groups/{group}/members/{member}", groups::leave, "Leave a group"),
+        route(M::POST, "/groups/{group}/members/{member}/evict", groups::evict, "Ask a member to go"),
+        route(
+            M::GET,
+            "/groups/{group}/partition",
+            partitions::show,
+            "Show what the members of a group share",
+        ),
+        route(
+            M::PUT,
+            "/groups/{group}/partition",
+            partitions::make,
+            "Let the members of a group share objects",
+        ),
+        route(M::POST, "/groups/{group}/owners", partitions::owners, "Tell whom objects belong to"),
+        route(
+            M::POST,
+            "/groups/{group}/members/{member}/settled",
+            partitions::settle,
+            "Confirm that a member gave up what it lost",
+        ),
+        route(M::GET, "/groups/{group}/leader", groups::leader, "Show who leads a group"),
+        route(M::POST, "/groups/{group}/stand-down", groups::stand_down, "Ask the leader to stand down"),
+        route(M::PUT, "/groups/{group}/policy", groups::activate, "Let a policy decide in a group"),
+        route(M::POST, "/groups/{group}/rollback", groups::rollback, "Let the former policy decide again"),
+        route(M::GET, "/groups/{group}/decisions", groups::decisions, "Show the last decisions of this host"),
+    ]
+}
+
+/// Refuses the one name that cannot be asked for again: the empty one takes no place in a path.
+fn nameable(what: &str, name: &str) -> Answer<()> {
+    if name.is_empty() {
+        let message = format!("the empty name of a {what} has no place in a path");
+        return Err(Error::new(Kind::Invalid, "read request", message).advise("Give it a name").into());
+    }
+    Ok(())
+}
+
+/// What a request that waits is told when the host ends.
+fn ends(operation: &'static str) -> Error {
+    let error = Error::new(Kind::Closed, operation, "the host ends").with_unknown_effect();
+    error.advise("Open a session on another host and ask there")
 }
 
 /// Makes the router of all routes.

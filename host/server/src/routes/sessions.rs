@@ -14,6 +14,7 @@ pub(super) async fn open(
     Extension(by): By,
     Body(ask): Body<SessionAsk>,
 ) -> Answer<Told<201, SessionGrant>> {
+    runtime.ready().await;
     Ok(Told(runtime.open_session(&by, ask, true)?))
 }
 
@@ -23,6 +24,14 @@ pub(super) async fn renew(
     session: Session,
 ) -> Answer<Json<Renewal>> {
     Ok(Json(runtime.renew_session(&session.named(&id)?)?))
+}
+
+pub(super) async fn show(
+    On(runtime): On,
+    Names(id): Names<String>,
+    session: Session,
+) -> Answer<Json<Renewal>> {
+    Ok(Json(runtime.session(&session.named(&id)?)?))
 }
 
 pub(super) async fn end(On(runtime): On, Names(id): Names<String>, session: Session) -> Answer<Empty<204>> {

@@ -43,8 +43,12 @@ fn member(id: &str, incarnation: &str) -> MemberInfo {
         incarnation: incarnation.into(),
         host: "h".into(),
         metadata: BTreeMap::new(),
+        capabilities: serde_json::Value::Null,
+        candidate: true,
         joined_ms: 0,
         since: Revision(1),
+        updated: Revision(1),
+        updated_ms: 0,
     }
 }
 
@@ -62,7 +66,9 @@ fn leader(id: &str, term: u64) -> LeaderInfo {
 
 fn group(revision: u64, members: &[&str], led: Option<(&str, u64)>) -> GroupInfo {
     GroupInfo {
+        partition: None,
         require: Requirement::NONE,
+        ephemeral: false,
         name: GROUP.into(),
         revision: Revision(revision),
         members: members.iter().map(|id| member(id, "1")).collect(),

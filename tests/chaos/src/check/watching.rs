@@ -117,6 +117,10 @@ impl View {
                 Some(former) if former == *incarnation => Ok(()),
                 former => Err(format!("while it is in as {former:?}")),
             },
+            Event::Updated { member, .. } => match self.members.get(&member.id) {
+                Some(stay) if *stay == member.incarnation => Ok(()),
+                stay => Err(format!("while it is in as {stay:?}")),
+            },
             Event::Elected { leader, .. } => {
                 self.term = Some(leader.term);
                 Ok(())
@@ -125,7 +129,10 @@ impl View {
                 Some(former) if former == *term => Ok(()),
                 former => Err(format!("while the term is {former:?}")),
             },
-            Event::Snapshot { .. } | Event::Bound { .. } | Event::Deleted { .. } => Ok(()),
+            Event::Snapshot { .. }
+            | Event::Bound { .. }
+            | Event::Partitioned { .. }
+            | Event::Deleted { .. } => Ok(()),
         }
     }
 }
@@ -183,6 +190,9 @@ fn name(event: &Event) -> Name {
         Event::Joined { member, revision } => {
             (*revision, format!("the joining of {} as {}", member.id, member.incarnation))
         }
+        Event::Updated { member, revision } => {
+            (*revision, format!("the change of {} as {}", member.id, member.incarnation))
+        }
         Event::Left { id, incarnation, revision, .. } => {
             (*revision, format!("the leaving of {id} as {incarnation}"))
         }
@@ -191,6 +201,10 @@ fn name(event: &Event) -> Name {
         }
         Event::Vacated { member, term, revision } => (*revision, format!("the end of {member} in {term}")),
         Event::Bound { epoch, revision, .. } => (*revision, format!("the binding of {epoch}")),
+        Event::Partitioned { partition, revision } => {
+            let (version, pending) = (partition.version, &partition.pending);
+            (*revision, format!("the shares of version {version}, with {pending:?} pending"))
+        }
         Event::Deleted { revision } => (*revision, "the deletion".into()),
     }
 }

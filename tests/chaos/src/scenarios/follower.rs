@@ -20,28 +20,30 @@ const CUT: Duration = Duration::from_secs(7);
 pub(super) async fn round(stage: &mut Stage) -> Result<()> {
     let (place, leader) = led_beside_a_follower(stage).await?;
     let cut_off = stage.members[place].host;
-    let leads = stage.server.leader().context("a server leads")?;
-    let link = stage.routes.iter().find(|route| (route.from, route.to) == (cut_off, leads));
+    let leads = stage.ground.server.leader().context("a server leads")?;
+    let link = stage.ground.routes.iter().find(|route| (route.from, route.to) == (cut_off, leads));
     let link = &link.context("there is a link to the leader")?.proxy;
     for way in [Way::Up, Way::Down] {
         link.inject(Fault::Flow(way, Flow::Hold));
     }
-    stage.fault(format!("server {cut_off}, by which {} leads, is cut off from {leads}", leader.member));
+    stage
+        .ground
+        .fault(format!("server {cut_off}, by which {} leads, is cut off from {leads}", leader.member));
     let begun = SystemClock.now();
     let next = next_elsewhere(stage, cut_off, leader.term).await?;
-    stage.done.push(format!("{next} leads after {:.1?}", SystemClock.now().since(begun)));
+    stage.ground.done.push(format!("{next} leads after {:.1?}", SystemClock.now().since(begun)));
     ensure!(
         serves(stage, cut_off),
         "server {cut_off} noticed too early that it is cut off: nothing was shown"
     );
-    stage.stand((begun + CUT).since(SystemClock.now())).await;
+    stage.ground.stand((begun + CUT).since(SystemClock.now())).await;
     stage.heal().await
 }
 
 /// Sees to it that the leader's host is pinned to a server that follows. Returns the leader and its place.
 async fn led_beside_a_follower(stage: &mut Stage) -> Result<(usize, LeaderInfo)> {
     let (mut place, mut leader) = stage.leader().await?;
-    while stage.server.leader() == Some(stage.members[place].host) {
+    while stage.ground.server.leader() == Some(stage.members[place].host) {
         stage.kill_member(place).await;
         let next = stage.leader_after(leader.term).await?;
         stage.members[place].start()?;
@@ -53,7 +55,7 @@ async fn led_beside_a_follower(stage: &mut Stage) -> Result<(usize, LeaderInfo)>
 
 /// Waits until a host other than the one at `cut_off` shows a leader of a later term. Returns its name.
 async fn next_elsewhere(stage: &Stage, cut_off: usize, term: Revision) -> Result<String> {
-    let others = || stage.hosts.iter().enumerate().filter(|(place, _)| *place != cut_off);
+    let others = || stage.ground.hosts.iter().enumerate().filter(|(place, _)| *place != cut_off);
     let search = async {
         loop {
             for (_, host) in others() {
@@ -69,7 +71,7 @@ async fn next_elsewhere(stage: &Stage, cut_off: usize, term: Revision) -> Result
 
 /// Tells whether a server takes itself for a follower still, and serves its clients.
 fn serves(stage: &Stage, place: usize) -> bool {
-    match &stage.server {
+    match &stage.ground.server {
         Server::Ensemble(ensemble) => {
             ensemble.nodes()[place].status().is_some_and(|status| status.contains("Mode: follower"))
         }

@@ -12,9 +12,10 @@ use anyhow::Result;
 use tokio::task::JoinSet;
 
 use super::{HISTORY, Plan, Played};
+use crate::ground::Setting;
 use crate::history::{Ask, Recorder, What, now};
 use crate::member::{PAUSE, SAMPLE, Stay};
-use crate::stage::{GROUP, LED_WITHIN, Setting};
+use crate::stage::{GROUP, LED_WITHIN};
 use crate::watcher;
 
 const HOSTS: usize = 3;

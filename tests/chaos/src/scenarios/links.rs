@@ -12,14 +12,14 @@ use crate::proxy::Way::{Down, Up};
 use crate::stage::Stage;
 
 /// How much longer than a lease a fault stands, so that whoever cannot do without the link loses what it holds.
-const BEYOND: Duration = Duration::from_millis(300);
+pub(super) const BEYOND: Duration = Duration::from_millis(300);
 
 const SHORT: Duration = Duration::from_millis(40);
 const LONG: Duration = Duration::from_millis(400);
 const TICK: Duration = Duration::from_millis(10);
 
 /// What can befall a link, by name.
-const FAULTS: &[(&str, &[Fault])] = &[
+pub(super) const FAULTS: &[(&str, &[Fault])] = &[
     ("a short delay both ways", &both(Delay { least: SHORT, jitter: SHORT })),
     ("a long delay of what goes up", &[Fault::Flow(Up, Delay { least: LONG, jitter: LONG })]),
     ("a long delay of what comes down", &[Fault::Flow(Down, Delay { least: LONG, jitter: LONG })]),
@@ -56,12 +56,12 @@ enum Place {
 /// Lets each link suffer each fault once, in an order that the seed gives to each of them. Of the links between the servers
 /// of an ensemble, those over which one follows another suffer, one at a time.
 pub(super) async fn round(stage: &mut Stage) -> Result<()> {
-    let links = (0..stage.links.len()).map(Place::Link);
-    let doors = (0..stage.doors.len()).map(Place::Door);
-    let followers = (0..2).filter(|_| !stage.routes.is_empty()).map(Place::Follower);
+    let links = (0..stage.ground.links.len()).map(Place::Link);
+    let doors = (0..stage.ground.doors.len()).map(Place::Door);
+    let followers = (0..2).filter(|_| !stage.ground.routes.is_empty()).map(Place::Follower);
     let places = links.chain(doors).chain(followers);
-    let mut places: Vec<_> = places.map(|place| (place, shuffled(&stage.chance))).collect();
-    for step in 0..stage.steps_max {
+    let mut places: Vec<_> = places.map(|place| (place, shuffled(&stage.ground.chance))).collect();
+    for step in 0..stage.ground.steps_max {
         let mut struck = Vec::new();
         for (place, left) in &mut places {
             if let Some((proxy, whose)) = find(stage, *place, step)
@@ -71,8 +71,8 @@ pub(super) async fn round(stage: &mut Stage) -> Result<()> {
                 struck.push(format!("{name} on {whose}"));
             }
         }
-        struck.into_iter().for_each(|fault| stage.fault(fault));
-        stage.stand(stage.setting.lease + BEYOND).await;
+        struck.into_iter().for_each(|fault| stage.ground.fault(fault));
+        stage.ground.stand(stage.ground.setting.lease + BEYOND).await;
         stage.heal().await?;
         if places.iter().all(|(_, left)| left.is_empty()) {
             break;
@@ -85,16 +85,16 @@ pub(super) async fn round(stage: &mut Stage) -> Result<()> {
 fn find(stage: &Stage, place: Place, step: usize) -> Option<(&Proxy, String)> {
     match place {
         Place::Link(index) => {
-            let link = &stage.links[index];
-            (link.host != step % stage.hosts.len()).then(|| (&link.proxy, link.name.clone()))
+            let link = &stage.ground.links[index];
+            (link.host != step % stage.ground.hosts.len()).then(|| (&link.proxy, link.name.clone()))
         }
         Place::Door(index) => {
-            let door = &stage.doors[index];
+            let door = &stage.ground.doors[index];
             Some((&door.proxy, door.name.clone()))
         }
         Place::Follower(number) => {
-            let leader = stage.server.leader().filter(|_| step % 2 == number)?;
-            let mut routes = stage.routes.iter().filter(|route| route.to == leader);
+            let leader = stage.ground.server.leader().filter(|_| step % 2 == number)?;
+            let mut routes = stage.ground.routes.iter().filter(|route| route.to == leader);
             let route = routes.nth(number)?;
             Some((&route.proxy, format!("server {} following {leader}", route.from)))
         }

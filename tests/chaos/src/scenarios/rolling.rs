@@ -9,8 +9,8 @@ use crate::stage::Stage;
 /// missed an event is for the checker to say.
 pub(super) async fn round(stage: &mut Stage) -> Result<()> {
     let (_, before) = stage.leader().await?;
-    stage.fault("rolling restart of all servers");
-    match &mut stage.server {
+    stage.ground.fault("rolling restart of all servers");
+    match &mut stage.ground.server {
         Server::Ensemble(ensemble) => ensemble.roll().await,
         Server::Etcd(cluster) => cluster.roll().await,
         _ => {}

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use althing_core::{Delta, Key, Revision, limits};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
-use tracing::warn;
 
 use crate::Host;
 use crate::envelope::data_key;
@@ -74,40 +72,25 @@ impl Host {
     }
 
     async fn watch_data(self: Arc<Self>) {
-        let (mut seen, mut pause) = (Revision::ZERO, limits::RETRY_PAUSE);
-        loop {
-            if let Err(error) = self.watch_data_from(&mut seen, &mut pause).await {
-                warn!(%error, "the watch over what behaviours write broke; it begins again");
-            }
-            self.clock.sleep(self.chance.jitter(pause)).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
-        }
-    }
-
-    async fn watch_data_from(&self, seen: &mut Revision, pause: &mut Duration) -> althing_core::Result<()> {
-        let mut watch = self.driver.watch(&data_key(b""), *seen).await?;
-        loop {
-            let delta = watch.next().await?;
-            *pause = limits::RETRY_PAUSE;
+        self.follow(data_key(b""), |delta| {
             let news = match delta {
-                Delta::Changes { changes, revision } => {
-                    *seen = revision;
+                Delta::Changes { changes, .. } => {
                     let changed = changes.iter().map(|change| (change.key().clone(), change.revision()));
                     News::Changed(changed.collect())
                 }
-                Delta::Resync { revision, .. } => {
-                    *seen = revision;
-                    News::Anything
-                }
+                Delta::Resync { .. } => News::Anything,
             };
             // Nobody listening is no error.
             let _ = self.hub.news.send(Arc::new(news));
-        }
+        })
+        .await;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::time::timeout;
 
     use super::*;

@@ -195,7 +195,7 @@ impl Request {
     /// Commits, and enters what is owned with the session of the client.
     async fn commit(self: Arc<Self>, txn: Txn) -> Result<Revision> {
         let writes = txn.writes.clone();
-        match self.host.driver.commit(txn).await {
+        match self.host.commit(txn).await {
             Ok(committed) => {
                 for (write, stamp) in writes.into_iter().zip(committed.stamps) {
                     match write {
@@ -253,7 +253,7 @@ impl Host {
         for (key, record) in records {
             let txn = Txn::new().guard(Guard::Unchanged(key.clone(), record.stamp)).delete(key.clone());
             let mut pause = limits::RETRY_PAUSE;
-            while let Err(error) = self.driver.commit(txn.clone()).await {
+            while let Err(error) = self.commit(txn.clone()).await {
                 if error.kind() == Kind::Conflict || self.anchor.state().session != Some(record.anchor) {
                     break;
                 }
