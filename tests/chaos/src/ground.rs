@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use althing_core::{Clock, SeededChance, SystemClock};
-use althing_test_servers::{Backend, EnsemblePlan, Server, VOTERS, ZooKeeperOptions, free_port};
+use althing_test_servers::{Backend, Ensemble, Server, VOTERS, ZooKeeperOptions, free_port};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
@@ -126,7 +126,7 @@ impl Ground {
             if self.setting.pinned && server != place {
                 continue;
             }
-            let proxy = Proxy::start(port, seed).await;
+            let proxy = Proxy::start(port, seed);
             ports.push(proxy.port());
             self.links.push(Link { name: format!("{name} to server {server}"), host: place, proxy });
         }
@@ -134,7 +134,7 @@ impl Ground {
         let mut host =
             Host::new(&programs.althing, self.folder.path(), &name, &url, self.setting.lease, free_port());
         host.start().await?;
-        let door = Proxy::start(host.port, seed ^ (place as u64 + 1) << 40).await;
+        let door = Proxy::start(host.port, seed ^ (place as u64 + 1) << 40);
         self.doors.push(Link { name: format!("clients to {name}"), host: place, proxy: door });
         self.hosts.push(host);
         Ok(())
@@ -148,7 +148,7 @@ async fn serve(backend: Backend, setting: Setting, seed: u64) -> Result<(Server,
         return Ok((Server::start(backend, setting.tick).await.with_context(missing)?, Vec::new()));
     }
     let options = ZooKeeperOptions { tick: setting.tick, ..ZooKeeperOptions::default() };
-    let mut plan = EnsemblePlan::new(VOTERS, options).with_context(missing)?;
-    let routes = route(&mut plan, seed).await;
-    Ok((Server::Ensemble(plan.start().await), routes))
+    let routed = Ensemble::start_routed(VOTERS, options, |plan| route(plan, seed));
+    let (ensemble, routes) = routed.await.with_context(missing)?;
+    Ok((Server::Ensemble(ensemble), routes))
 }

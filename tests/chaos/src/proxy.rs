@@ -125,7 +125,7 @@ impl State {
 
 impl Proxy {
     /// Starts a proxy to a port of the loopback, on the tokio runtime that this is called on.
-    pub async fn start(server_port: u16, seed: u64) -> Proxy {
+    pub fn start(server_port: u16, seed: u64) -> Proxy {
         let listener = bind(0).listen(BACKLOG).expect("a free port can be listened on");
         let port = listener.local_addr().expect("a bound socket has an address").port();
         let server = SocketAddr::from((Ipv4Addr::LOCALHOST, server_port));

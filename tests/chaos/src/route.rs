@@ -13,12 +13,12 @@ pub(crate) struct Route {
 }
 
 /// Puts a proxy between each two servers, for what the one tells the other when it follows it.
-pub(crate) async fn route(plan: &mut EnsemblePlan, seed: u64) -> Vec<Route> {
+pub(crate) fn route(plan: &mut EnsemblePlan, seed: u64) -> Vec<Route> {
     let mut routes = Vec::new();
     for from in 0..VOTERS {
         for to in (0..VOTERS).filter(|to| *to != from) {
             let [quorum, vote] = plan.peer_ports(to);
-            let proxy = Proxy::start(quorum, seed ^ ((from * VOTERS + to) as u64) << 48).await;
+            let proxy = Proxy::start(quorum, seed ^ ((from * VOTERS + to) as u64) << 48);
             plan.route(from, to, [proxy.port(), vote]);
             routes.push(Route { from, to, proxy });
         }

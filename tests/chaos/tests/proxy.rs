@@ -28,7 +28,7 @@ struct Pair {
 impl Pair {
     async fn new(seed: u64) -> Pair {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let proxy = Proxy::start(listener.local_addr().unwrap().port(), seed).await;
+        let proxy = Proxy::start(listener.local_addr().unwrap().port(), seed);
         let client = dial(&proxy).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         let mut pair = Pair { client, server, proxy, listener };
@@ -239,7 +239,7 @@ async fn new_connections_are_refused_while_those_there_are_go_on_and_taken_again
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_a_reset_connection() {
-    let proxy = Proxy::start(althing_test_servers::free_port(), 1).await;
+    let proxy = Proxy::start(althing_test_servers::free_port(), 1);
     let outcome = match dial(&proxy).await {
         Ok(mut client) => end(&mut client).await.1,
         Err(error) => Some(error.kind()),

@@ -20,6 +20,8 @@ const MORE_JARS: &str =
     "/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar:/usr/share/java/slf4j-simple.jar";
 /// How long one question whether a server answers may take.
 const ASK_DEADLINE: Duration = Duration::from_millis(500);
+/// How long servers that have voted may take to find together before they vote again. Sooner than we give up on them.
+const INIT_DEADLINE: Duration = Duration::from_secs(10);
 /// How often other ports are tried when somebody took a free one first.
 const PORT_TRIES: u32 = 5;
 
@@ -192,14 +194,10 @@ pub struct EnsemblePlan {
 }
 
 impl EnsemblePlan {
-    /// Plans `count` servers. `None` where ZooKeeper is not installed and not required.
-    pub fn new(count: usize, options: ZooKeeperOptions) -> Option<EnsemblePlan> {
-        if !ready_for("zookeeper") {
-            return None;
-        }
+    fn new(count: usize, options: ZooKeeperOptions) -> EnsemblePlan {
         let ports: Vec<_> = (0..count).map(|_| [free_port(), free_port(), free_port()]).collect();
         let direct: Vec<_> = ports.iter().map(|[_, quorum, vote]| [*quorum, *vote]).collect();
-        Some(EnsemblePlan { options, routes: vec![direct; count], ports })
+        EnsemblePlan { options, routes: vec![direct; count], ports }
     }
 
     /// Returns the port on which server `index` will serve clients.
@@ -219,15 +217,7 @@ impl EnsemblePlan {
         self.routes[from][to] = [quorum, vote];
     }
 
-    /// Starts the servers and waits until all of them serve. Ends the test with their logs if they do not.
-    pub async fn start(self) -> Ensemble {
-        match self.try_start().await {
-            Ok(ensemble) => ensemble,
-            Err(refusal) => panic!("the ensemble did not start:\n{}", refusal.log),
-        }
-    }
-
-    async fn try_start(self) -> Result<Ensemble, NotStarted> {
+    async fn start(self) -> Result<Ensemble, NotStarted> {
         let mut nodes = Vec::new();
         for (index, [port, ..]) in self.ports.iter().enumerate() {
             let mut settings = format!("clientPort={port}\nclientPortAddress=127.0.0.1\n");
@@ -253,10 +243,26 @@ pub struct Ensemble {
 impl Ensemble {
     /// Starts `count` servers and waits until all serve. `None` where it is not installed and not required.
     pub async fn start(count: usize, options: ZooKeeperOptions) -> Option<Ensemble> {
+        let (ensemble, ()) = Ensemble::start_routed(count, options, |_| ()).await?;
+        Some(ensemble)
+    }
+
+    /// Does as [`Ensemble::start`], and has `route` put what it likes between the servers before they start. Where they
+    /// do not come to serve, all is planned and routed anew, on other ports.
+    pub async fn start_routed<R>(
+        count: usize,
+        options: ZooKeeperOptions,
+        route: impl Fn(&mut EnsemblePlan) -> R,
+    ) -> Option<(Ensemble, R)> {
+        if !ready_for("zookeeper") {
+            return None;
+        }
         let mut refusal = None;
         for _ in 0..PORT_TRIES {
-            match EnsemblePlan::new(count, options.clone())?.try_start().await {
-                Ok(ensemble) => return Some(ensemble),
+            let mut plan = EnsemblePlan::new(count, options.clone());
+            let routed = route(&mut plan);
+            match plan.start().await {
+                Ok(ensemble) => return Some((ensemble, routed)),
                 Err(not_started) => refusal = Some(not_started),
             }
         }
@@ -319,7 +325,8 @@ async fn launch(options: &ZooKeeperOptions, port: u16, settings: &str, number: O
     let folder = tempfile::Builder::new().prefix("althing-zookeeper-").tempdir().expect("a folder");
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
     let mut text = format!("tickTime={}\ndataDir=./data\n{settings}", options.tick.as_millis());
-    text.push_str("initLimit=100\nsyncLimit=20\nmaxClientCnxns=0\nmaxSessionTimeout=600000\n");
+    let ticks = INIT_DEADLINE.as_millis().div_ceil(options.tick.as_millis());
+    let _ = writeln!(text, "initLimit={ticks}\nsyncLimit=20\nmaxClientCnxns=0\nmaxSessionTimeout=600000");
     text.push_str("admin.enableServer=false\n4lw.commands.whitelist=srvr\n");
     for (name, value) in &options.settings {
         let _ = writeln!(text, "{name}={value}");

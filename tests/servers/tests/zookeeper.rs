@@ -59,15 +59,17 @@ fn detour(port: u16) -> (u16, Arc<AtomicU32>) {
 }
 
 async fn servers_reach_each_other_by_the_routes_they_are_given() {
-    let mut plan = EnsemblePlan::new(3, ZooKeeperOptions::default()).expect("ZooKeeper is there");
-    let mut counts = Vec::new();
-    for (from, to) in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)] {
-        let [quorum, vote] = plan.peer_ports(to);
-        let (here, count) = detour(quorum);
-        plan.route(from, to, [here, vote]);
-        counts.push((from, to, count));
-    }
-    let ensemble = plan.start().await;
+    let route = |plan: &mut EnsemblePlan| {
+        let detours = [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)].map(|(from, to)| {
+            let [quorum, vote] = plan.peer_ports(to);
+            let (here, count) = detour(quorum);
+            plan.route(from, to, [here, vote]);
+            (from, to, count)
+        });
+        detours
+    };
+    let started = Ensemble::start_routed(3, ZooKeeperOptions::default(), route).await;
+    let (ensemble, counts) = started.expect("ZooKeeper is there");
     let leader = ensemble.leader().expect("one of them leads");
     for (from, to, count) in counts {
         let passed = count.load(Ordering::Relaxed) > 0;
