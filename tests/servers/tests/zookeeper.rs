@@ -60,13 +60,12 @@ fn detour(port: u16) -> (u16, Arc<AtomicU32>) {
 
 async fn servers_reach_each_other_by_the_routes_they_are_given() {
     let route = |plan: &mut EnsemblePlan| {
-        let detours = [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)].map(|(from, to)| {
+        [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)].map(|(from, to)| {
             let [quorum, vote] = plan.peer_ports(to);
             let (here, count) = detour(quorum);
             plan.route(from, to, [here, vote]);
             (from, to, count)
-        });
-        detours
+        })
     };
     let started = Ensemble::start_routed(3, ZooKeeperOptions::default(), route).await;
     let (ensemble, counts) = started.expect("ZooKeeper is there");
