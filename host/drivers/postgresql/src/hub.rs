@@ -1,6 +1,7 @@
 //! One connection per driver that listens. It carries no data: it only wakes the watches, which then read what
 //! changed, so a lost message costs time and never a change.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,17 +22,52 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// How many beginnings of keys are told apart. With more of them, every watch looks once.
+const HEADS_MAX: usize = 256;
+
 /// What was heard from the server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Heard {
-    /// Rises with every new connection: what was told before it may have been missed.
-    pub(crate) connections: u64,
+    pub(crate) count: Count,
     /// There is a connection now that hears.
     pub(crate) attended: bool,
-    /// How many messages came.
+    /// The highest revision told, by how the keys begin that changed at it, in hexadecimal.
+    heads: BTreeMap<String, u64>,
+}
+
+/// How much was heard until some moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    /// Rises with every new connection: what was told before it may have been missed.
+    pub(crate) connections: u64,
     pub(crate) messages: u64,
-    /// The highest revision told.
-    pub(crate) revision: u64,
+}
+
+impl Heard {
+    /// Returns the highest revision told of keys that may begin so; `prefix` is in hexadecimal.
+    pub(crate) fn revision(&self, prefix: &str) -> u64 {
+        let may_be = |head: &str| head.starts_with(prefix) || prefix.starts_with(head);
+        let told = self.heads.iter().filter(|(head, _)| may_be(head));
+        told.map(|(_, revision)| *revision).max().unwrap_or(0)
+    }
+
+    /// Takes in a message: a revision, and how the keys begin that changed; without these, all may have.
+    fn hear(&mut self, message: &str) {
+        self.count.messages += 1;
+        let mut words = message.split(' ');
+        // Anything else is the word of a host that has just begun to listen.
+        let Some(Ok(revision)) = words.next().map(str::parse::<u64>) else { return };
+        let mut heads: Vec<_> = words.collect();
+        if heads.is_empty() || self.heads.len() >= HEADS_MAX {
+            let highest = self.revision("");
+            self.heads = BTreeMap::from([(String::new(), highest)]);
+            heads = vec![""];
+        }
+        for head in heads {
+            let highest = self.heads.entry(head.to_owned()).or_default();
+            *highest = revision.max(*highest);
+        }
+    }
 }
 
 /// Listens for as long as it lives.
@@ -91,7 +127,7 @@ impl Drop for Hub {
 
 fn attend_from_now(heard: &Sender<Heard>) {
     heard.send_modify(|heard| {
-        heard.connections += 1;
+        heard.count.connections += 1;
         heard.attended = true;
     });
 }
@@ -148,7 +184,7 @@ async fn attend(store: &Store, mut ear: Ear, heard: &Sender<Heard>) {
     loop {
         let quiet_until = store.clock.now() + PING_EVERY;
         match store.within(quiet_until, ear.next()).await {
-            Some(Some(message)) => heard.send_modify(|heard| hear(heard, &message)),
+            Some(Some(message)) => heard.send_modify(|heard| heard.hear(&message)),
             Some(None) => return,
             None => {
                 let deadline = store.clock.now() + store.settings.timeout;
@@ -160,24 +196,38 @@ async fn attend(store: &Store, mut ear: Ear, heard: &Sender<Heard>) {
     }
 }
 
-fn hear(heard: &mut Heard, message: &str) {
-    heard.messages += 1;
-    // Anything else is the word of a host that has just begun to listen.
-    if let Ok(revision) = message.parse() {
-        heard.revision = heard.revision.max(revision);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn heard(messages: &[&str]) -> Heard {
+        let mut heard = Heard::default();
+        messages.iter().for_each(|message| heard.hear(message));
+        heard
+    }
+
     #[test]
     fn keeps_the_highest_revision_and_passes_over_words() {
-        let mut heard = Heard::default();
-        for message in ["7", "5", "word 00000000000000000000000000000abc", ""] {
-            hear(&mut heard, message);
+        let heard = heard(&["7", "5", "word 00000000000000000000000000000abc", ""]);
+        assert_eq!((heard.revision("ab"), heard.count.messages), (7, 4));
+    }
+
+    #[test]
+    fn a_watch_is_woken_by_keys_that_may_be_its_own() {
+        let heard = heard(&["3 aabb01", "4 aabb02 cc", "5 dd"]);
+        let told: Vec<_> = ["aabb01", "aabb0102", "aabb02", "aabb", "aabb03", "ccdd", "ee", ""]
+            .map(|it| heard.revision(it))
+            .into();
+        assert_eq!(told, [3, 3, 4, 4, 0, 4, 0, 5]);
+    }
+
+    #[test]
+    fn where_the_server_does_not_tell_which_keys_every_watch_is_woken() {
+        for message in ["9", "9 ", "9 aa "] {
+            assert_eq!(heard(&[message]).revision("bb"), 9, "{message:?}");
         }
-        assert_eq!(heard, Heard { messages: 4, revision: 7, ..Heard::default() });
+        let many: Vec<_> = (0..=HEADS_MAX).map(|n| format!("{n} {n:08x}")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        assert_eq!(heard(&many).revision("bb"), HEADS_MAX as u64);
     }
 }

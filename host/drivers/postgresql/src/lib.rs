@@ -12,7 +12,8 @@
 //! A commit locks the row of its namespace until it is on disk, so revisions become visible in their order; a sequence
 //! would not do. Whoever finds a session due ends it, under the same lock, with the changes that tell so: no read shows
 //! a record as gone before that is written. Reads and renewals lock nothing that a commit holds, and a connection answers
-//! in order: so there is one for commits, one for reads, one for renewals, and one that listens. `NOTIFY` only wakes.
+//! in order: so there is one for commits, one for reads, one for renewals, and one that listens. `NOTIFY` only wakes,
+//! and says how the keys begin that changed, so that only watches of such keys read.
 //! Where it is not heard, as behind a pooler that lends connections for one transaction each, watches poll; there, say
 //! `listen=false`, because the server's connection that once listened goes on being told, and the pooler logs each.
 //!

@@ -8,6 +8,11 @@ pub(crate) const FORMAT: i32 = 1;
 /// One lock for all hosts that would create the schema at once; the number means nothing.
 const CREATING: i64 = 0x616c_7468_696e_6721;
 
+/// How many bytes of a key watches are told when it changed, and how long all of that may be, in hexadecimal. A message of
+/// the server has room for 8000.
+const HEAD_BYTES: usize = 16;
+const HEADS_BYTES_MAX: usize = 2048;
+
 const PARTS: [&str; 3] =
     [include_str!("sql/tables.sql"), include_str!("sql/inside.sql"), include_str!("sql/operations.sql")];
 
@@ -19,7 +24,9 @@ pub fn schema() -> String {
         .join("\n")
         .replace("{FORMAT}", &FORMAT.to_string())
         .replace("{HISTORY_CHANGES}", &limits::HISTORY_CHANGES_MAX.to_string())
-        .replace("{HISTORY_BYTES}", &limits::HISTORY_BYTES_MAX.to_string());
+        .replace("{HISTORY_BYTES}", &limits::HISTORY_BYTES_MAX.to_string())
+        .replace("{HEAD_BYTES}", &HEAD_BYTES.to_string())
+        .replace("{HEADS_BYTES}", &HEADS_BYTES_MAX.to_string());
     format!("begin;\nselect pg_advisory_xact_lock({CREATING});\n\n{parts}\ncommit;\n")
 }
 

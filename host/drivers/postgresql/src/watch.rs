@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::watch::Receiver;
 
 use crate::answer::Status;
-use crate::hub::{Heard, Hub};
+use crate::hub::{Count, Heard, Hub};
 use crate::operation::{Argument, Operation};
 use crate::store::Store;
 
@@ -21,6 +21,8 @@ const SNAPSHOTS_MAX: u32 = 5;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often it looks although the hub hears: nobody has to trust that every message comes.
 const LOOK_ANYWAY_EVERY: Duration = Duration::from_secs(5);
+/// How many revisions may have passed that did not concern it before it looks all the same.
+const LAG_MAX: u64 = 256;
 /// The pause after an error; doubled for each further one in a row, up to the longest. The end of an outage
 /// cuts it short.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -33,8 +35,12 @@ pub(crate) struct PostgresqlWatch {
     _hub: Arc<Hub>,
     heard: Receiver<Heard>,
     prefix: Key,
+    /// The same in hexadecimal.
+    head: String,
     /// `None` before the first snapshot.
     place: Option<Place>,
+    /// All was read that was told before this, and a session may end after that time.
+    caught_up: Option<(Count, Option<Duration>)>,
     /// Errors in a row.
     errors: u32,
 }
@@ -58,23 +64,25 @@ struct Look {
 impl PostgresqlWatch {
     pub(crate) fn new(store: Arc<Store>, hub: Arc<Hub>, prefix: Key, place: Option<Place>) -> Self {
         let heard = hub.subscribe();
-        PostgresqlWatch { store, _hub: hub, heard, prefix, place, errors: 0 }
+        let head = prefix.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        PostgresqlWatch { store, _hub: hub, heard, prefix, head, place, caught_up: None, errors: 0 }
     }
 
-    /// Goes on from the place. `Err` holds when to look again if nothing is heard before.
-    async fn step(&mut self) -> Result<Result<Delta, Option<Duration>>> {
-        let Some(place) = &self.place else { return self.resync().await.map(Ok) };
-        let Some(look) = self.look(place).await? else { return self.resync().await.map(Ok) };
+    /// Goes on from the place, knowing all that was told until `before`. `None` where nothing is new.
+    async fn step(&mut self, before: Count) -> Result<Option<Delta>> {
+        let Some(place) = &self.place else { return self.resync().await.map(Some) };
+        let Some(look) = self.look(place).await? else { return self.resync().await.map(Some) };
         let Look { place, changes, more, wait } = look;
         let revision = place.revision;
         self.place = Some(place);
+        self.caught_up = (!more).then_some((before, wait));
         if !changes.is_empty() {
-            return Ok(Ok(Delta::Changes { changes, revision }));
+            return Ok(Some(Delta::Changes { changes, revision }));
         }
         if wait == Some(Duration::ZERO) {
             self.store.call(Operation::Reap, Vec::new()).await?;
         }
-        Ok(Err(if more { Some(Duration::ZERO) } else { wait }))
+        Ok(None)
     }
 
     /// Reads what came after `place`. `None` where something is missing.
@@ -148,16 +156,18 @@ impl PostgresqlWatch {
     }
 
     /// Waits until there may be something new since `before`: told by the hub, or `wait` is over.
-    async fn rest(&mut self, before: Heard, wait: Option<Duration>) {
+    async fn rest(&mut self, before: Count, wait: Option<Duration>) {
         let seen = self.place.as_ref().map_or(0, |place| place.revision.0);
         let clock = self.store.clock.clone();
         let deaf = !self.heard.borrow().attended;
         let longest = if deaf { LOOK_EVERY } else { LOOK_ANYWAY_EVERY };
         let wait = wait.map_or(longest, |wait| wait.min(longest));
         let news = |heard: &Heard| {
-            let told = heard.messages != before.messages && heard.revision > seen;
+            let told = heard.count.messages != before.messages && heard.revision(&self.head) > seen;
+            // Who lags far behind others' changes catches up before they are forgotten.
+            let lags = heard.revision("") > seen.saturating_add(LAG_MAX);
             // Deafness is news too: it shortens the wait.
-            told || heard.connections != before.connections || heard.attended == deaf
+            told || lags || heard.count.connections != before.connections || heard.attended == deaf
         };
         // The sender lives in `_hub`, so waiting for it cannot fail.
         tokio::select! {
@@ -173,25 +183,19 @@ impl Watch for PostgresqlWatch {
         if self.errors > 0 {
             let doublings = (self.errors - 1).min(PAUSE_DOUBLINGS_MAX);
             let pause = self.store.chance.jitter(PAUSE_MIN * 2u32.pow(doublings));
-            let before = *self.heard.borrow();
+            let before = self.heard.borrow().count;
             self.rest(before, Some(pause)).await;
         }
         loop {
+            if let Some((before, wait)) = self.caught_up.take() {
+                self.rest(before, wait).await;
+            }
             // Taken before the changes are read: what is told meanwhile wakes us again.
-            let before = *self.heard.borrow();
-            match self.step().await {
-                Ok(Ok(delta)) => {
-                    self.errors = 0;
-                    return Ok(delta);
-                }
-                Ok(Err(wait)) => {
-                    self.errors = 0;
-                    self.rest(before, wait).await;
-                }
-                Err(error) => {
-                    self.errors = self.errors.saturating_add(1);
-                    return Err(error);
-                }
+            let before = self.heard.borrow().count;
+            let step = self.step(before).await;
+            self.errors = if step.is_ok() { 0 } else { self.errors.saturating_add(1) };
+            if let Some(step) = step.transpose() {
+                return step;
             }
         }
     }

@@ -84,12 +84,20 @@ begin
   return ns;
 end $$;
 
--- Keeps what the namespace became, if it is more than `_before`, and wakes the watches.
+-- Keeps what the namespace became, if it is more than `_before`, and wakes the watches. They are told how the keys begin
+-- that changed, unless these are too many: a watch of others need not look.
 create or replace function althing.leave(ns althing.namespace, _before bigint) returns void
 language plpgsql as $$
+declare
+  heads text;
 begin
   if ns.revision = _before then
     return;
+  end if;
+  select string_agg(distinct encode(substring(c.key from 1 for {HEAD_BYTES}), 'hex'), ' ') into heads
+  from althing.change c where c.space = ns.id and c.revision > _before;
+  if heads is null or length(heads) > {HEADS_BYTES} then
+    heads := '';
   end if;
   -- Some at a time, so that not every commit looks for the oldest.
   if ns.changes > {HISTORY_CHANGES} + 1024 then
@@ -101,5 +109,5 @@ begin
   update althing.namespace n
   set revision = ns.revision, base = ns.base, changes = ns.changes, bytes = ns.bytes
   where n.id = ns.id;
-  perform pg_notify(althing.channel(ns.name), ns.revision::text);
+  perform pg_notify(althing.channel(ns.name), concat_ws(' ', ns.revision, heads));
 end $$;
