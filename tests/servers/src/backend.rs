@@ -326,12 +326,23 @@ impl Server {
         }
     }
 
-    /// Stops one process with SIGSTOP, of several the one that leads; all of one server that consists of several.
+    /// Tells in words which process [`Server::pause_one`] stops.
+    pub fn to_pause(&self) -> &'static str {
+        match self {
+            Server::Etcd(cluster) if cluster.leader().is_some_and(|leader| leader != cluster.to_pause()) => {
+                "a server that follows"
+            }
+            _ => "the server that leads",
+        }
+    }
+
+    /// Stops one process with SIGSTOP, of several the one that leads, but for an etcd that would then break its own word
+    /// ([`Etcd::to_pause`]); all of one server that consists of several.
     pub async fn pause_one(&mut self) {
         let leader = self.leader().unwrap_or_default();
         match self {
             Server::Ensemble(ensemble) => ensemble.nodes()[leader].pause(),
-            Server::Etcd(cluster) => cluster.members()[leader].pause(),
+            Server::Etcd(cluster) => cluster.members()[cluster.to_pause()].pause(),
             _ => self.pause().await,
         }
     }

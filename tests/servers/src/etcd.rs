@@ -193,6 +193,17 @@ impl Etcd {
         self.members.iter().position(EtcdMember::is_leader)
     }
 
+    /// Returns the number of the member whose standing still ends no lease that is renewed: the one that leads, but for an
+    /// etcd whose former leaders do, where it is one that follows.
+    pub fn to_pause(&self) -> usize {
+        let leader = self.leader().unwrap_or_default();
+        if self.members.len() > 1 && ends_renewed_leases() {
+            (leader + 1) % self.members.len()
+        } else {
+            leader
+        }
+    }
+
     /// Kills every member.
     pub fn kill(&mut self) {
         self.members.iter_mut().for_each(EtcdMember::kill);
@@ -229,6 +240,21 @@ impl Etcd {
     pub fn resume(&self) {
         self.members.iter().for_each(EtcdMember::resume);
     }
+}
+
+/// Tells whether a leader that stood still, while another was elected, ends leases when it goes on that others have renewed
+/// meanwhile: etcd's issue 15247, mended in 3.4.31 and 3.5.13.
+fn ends_renewed_leases() -> bool {
+    let told = Command::new(find("etcd").expect("asked for before")).arg("--version").output();
+    let told = told.expect("etcd tells its version");
+    let told = String::from_utf8_lossy(&told.stdout);
+    let version = told.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit()));
+    has_issue_15247(version.expect("etcd has a version"))
+}
+
+fn has_issue_15247(version: &str) -> bool {
+    let numbers: Vec<u32> = version.split('.').map(|number| number.parse().unwrap_or(0)).collect();
+    numbers < vec![3, 4, 31] || numbers >= vec![3, 5] && numbers < vec![3, 5, 13]
 }
 
 async fn try_start(count: usize, options: &EtcdOptions) -> Result<Etcd, NotStarted> {
@@ -302,4 +328,23 @@ fn ask(port: u16, request: &str, headers: &str, body: &str) -> std::io::Result<S
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_by_its_version_which_etcd_ends_leases_that_were_renewed() {
+        for (version, has) in [
+            ("3.4.23", true),
+            ("3.4.31", false),
+            ("3.5.0", true),
+            ("3.5.12", true),
+            ("3.5.13", false),
+            ("3.6.0", false),
+        ] {
+            assert_eq!(has_issue_15247(version), has, "{version}");
+        }
+    }
 }

@@ -169,7 +169,7 @@ impl Crowd {
                 self.ground.server.restart_one().await;
             }
             Fate::StopServer => {
-                self.ground.fault(format!("the server that leads stands still for {time:.1?}"));
+                self.ground.fault(format!("{} stands still for {time:.1?}", self.ground.server.to_pause()));
                 self.ground.server.pause_one().await;
                 self.ground.stand(time).await;
                 self.ground.server.resume();

@@ -78,7 +78,7 @@ async fn kill_server(stage: &mut Stage) -> Result<()> {
 }
 
 async fn stop_server(stage: &mut Stage) -> Result<()> {
-    stage.ground.fault("the server that leads stands still for three leases");
+    stage.ground.fault(format!("{} stands still for three leases", stage.ground.server.to_pause()));
     stage.ground.server.pause_one().await;
     stage.ground.stand(3 * stage.ground.setting.lease).await;
     stage.ground.server.resume();
